@@ -1,0 +1,242 @@
+"""The records that travel from discover to report. Frozen, no behaviour beyond derived figures, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weightprint.errors import Notice
+
+FLOAT32 = npt.NDArray[np.float32]
+
+ROLES = ("q", "k", "v", "o", "q_a", "q_b", "kv_a", "kv_b", "o_a", "o_b")
+"""Roles of a matrix, in the order of tables."""
+
+
+# --- discover -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk; nothing of its weight files has been read yet.
+
+    ``files`` are the weight files to read, in order, as found (links not resolved). ``weight_map`` is the shard index
+    (tensor -> file) or None. ``config`` is the parsed config.json, empty when absent or unusable. ``set_aside`` says of every other
+    file with weights or look-alike why it is not read. ``notices`` are faults found so far; one with a file in ``files``
+    missing keeps the others readable.
+    """
+
+    name: str
+    path: Path
+    files: tuple[Path, ...]
+    weight_map: Mapping[str, Path] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    set_aside: tuple[tuple[Path, str], ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+
+# --- formats --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Where one tensor's bytes lie. ``dtype`` is a lower-case name: a key of ITEMSIZE, or another (f64, i64, u8, ...)
+    that no kernel decodes. The tensor is contiguous, row-major, little-endian: ``nbytes`` bytes from ``offset`` of ``path``."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Identity of one weight file as it was read: freshness is decided by these. ``header_digest`` is the hex
+    SHA-256 of the header bytes (safetensors header, pickles, zip directory) that described the tensors."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    format: str
+    header_digest: str
+
+
+@dataclass(frozen=True)
+class Headers:
+    """All that a checkpoint's headers say: tensors in file order, the files, and what could not be read."""
+
+    tensors: tuple[TensorSpec, ...]
+    sources: tuple[SourceFile, ...]
+    notices: tuple[Notice, ...] = ()
+
+
+# --- roles ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one tensor gives to one matrix: half-open index ranges of output units, in unit order.
+
+    ``stored`` is the tensor seen as a row-major 2-D array. Output units run along its rows, or along its columns
+    when the matrix is ``transposed``.
+    """
+
+    tensor: TensorSpec
+    stored: tuple[int, int]
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One attention projection: W of logical shape (out, in), y = W x.
+
+    ``stack`` is the part of the tensor names before the layer number, ``layer`` that number. ``transposed`` says that the bytes are
+    stored (in, out). ``head_width`` is the number of consecutive units of one head (of V's rows and O's columns)
+    where the config says it, else None.
+    """
+
+    stack: str
+    layer: int
+    role: str
+    shape: tuple[int, int]
+    parts: tuple[Part, ...]
+    transposed: bool = False
+    head_width: int | None = None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a checkpoint's attention was understood: modules found, understood, and tensors that were not."""
+
+    found: int
+    understood: int
+    not_understood: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """Attention matrices of a checkpoint, sorted by stack, layer, role; and what was not understood."""
+
+    matrices: tuple[Matrix, ...]
+    coverage: Coverage
+    notices: tuple[Notice, ...] = ()
+
+
+# --- fingerprint ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatrixStats:
+    """Moments of one matrix over its finite elements. ``std`` is the population figure, ``kurtosis`` Pearson's.
+
+    A figure that does not exist (skewness of a constant, anything of no finite element) is nan.
+    """
+
+    stack: str
+    layer: int
+    role: str
+    tensors: tuple[str, ...]
+    shape: tuple[int, int]
+    dtype: str
+    count: int
+    mean: float
+    std: float
+    skewness: float
+    kurtosis: float
+    abs_max: float
+    zeros: int
+    non_finite: int
+    head_width: int | None = None
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of a checkpoint's weight files, of the selected attention matrices, and read from weight data."""
+
+    files: int
+    selected: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that is kept of a checkpoint.
+
+    ``energies`` maps (stack, layer, channel) to Σ w² of the exchangeable units, float32 [units], nan where the unit
+    holds a non-finite weight: channel "v" are rows of V, channel "o" columns of O. ``status`` is complete, partial or failed; ``code`` and ``reason`` are those of
+    the first notice when it is not complete.
+    """
+
+    name: str
+    path: str
+    status: str
+    code: str | None
+    reason: str | None
+    matrices: tuple[MatrixStats, ...]
+    energies: Mapping[tuple[str, int, str], FLOAT32]
+    coverage: Coverage
+    sources: tuple[SourceFile, ...]
+    bytes: Bytes
+    notices: tuple[Notice, ...] = ()
+    backend: str = ""
+    tool_version: str = ""
+
+
+# --- compare --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Test:
+    """One exact test. ``log10_p`` is its own p-value, uncorrected; ``log10_factor`` the Bonferroni factor it pays
+    inside the pair (channels, stack pairs, resolutions, layer pairs)."""
+
+    __test__ = False  # not a pytest class
+
+    name: str
+    statistic: int
+    blocks: int
+    z: float
+    log10_p: float
+    log10_factor: float
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Seed score of two checkpoints: Pearson r of the standardised sigma curves per role, and their mean.
+
+    None where a curve is missing on either side. ``background_percentile`` is filled in for a whole report.
+    """
+
+    score: float | None
+    q: float | None = None
+    k: float | None = None
+    v: float | None = None
+    o: float | None = None
+    background_percentile: float | None = None
+    background_pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two fingerprints say about each other.
+
+    ``pair_log10_p`` is the smallest p of the pair after correction inside the pair; ``log10_p`` the same after
+    Holm's correction over every pair tested in the report. None where no test could be made.
+    """
+
+    a: str
+    b: str
+    verdict: str
+    pair_log10_p: float | None
+    log10_p: float | None
+    tests: tuple[Test, ...]
+    screen: Screen
+    layer_map: tuple[tuple[int, int, float], ...] = ()
+    reasons: tuple[str, ...] = ()
