@@ -63,9 +63,7 @@ class WeightprintError(Exception):
     ``code`` is a key of :data:`CODES`; ``path`` and ``tensor`` say where; ``message`` says what was found and what to do.
     """
 
-    def __init__(
-        self, code: str, message: str, *, path: str | Path | None = None, tensor: str | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, path: str | Path | None = None, tensor: str | None = None) -> None:
         assert code in CODES, code
         self.code = code
         self.message = message
