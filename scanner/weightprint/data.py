@@ -26,9 +26,8 @@ class Checkpoint:
     """One checkpoint on disk; nothing of its weight files has been read yet.
 
     ``files`` are the weight files to read, in order, as found (links not resolved). ``weight_map`` is the shard index
-    (tensor -> file) or None. ``config`` is the parsed config.json, empty when absent or unusable. ``set_aside`` says of every other
-    file with weights or look-alike why it is not read. ``notices`` are faults found so far; one with a file in ``files``
-    missing keeps the others readable.
+    (tensor -> file) or None. ``config`` is the parsed config.json, empty when absent or unusable. ``set_aside`` says
+    of every other file that looks like weights why it is not read. ``notices`` are the faults found so far.
     """
 
     name: str
@@ -45,8 +44,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Where one tensor's bytes lie. ``dtype`` is a lower-case name: a key of ITEMSIZE, or another (f64, i64, u8, ...)
-    that no kernel decodes. The tensor is contiguous, row-major, little-endian: ``nbytes`` bytes from ``offset`` of ``path``."""
+    """Where one tensor's bytes lie: contiguous, row-major, little-endian, ``nbytes`` bytes from ``offset`` of ``path``.
+
+    ``dtype`` is a lower-case name: a key of ITEMSIZE, or another (f64, i64, u8, ...) that no kernel decodes.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -97,9 +98,9 @@ class Part:
 class Matrix:
     """One attention projection: W of logical shape (out, in), y = W x.
 
-    ``stack`` is the part of the tensor names before the layer number, ``layer`` that number. ``transposed`` says that the bytes are
-    stored (in, out). ``head_width`` is the number of consecutive units of one head (of V's rows and O's columns)
-    where the config says it, else None.
+    ``stack`` is the part of the tensor names before the layer number, ``layer`` that number. ``transposed`` says that
+    the bytes are stored (in, out). ``head_width`` is the number of consecutive units of one head (of V's rows and O's
+    columns) where the config says it, else None.
     """
 
     stack: str
@@ -170,8 +171,8 @@ class Fingerprint:
     """All that is kept of a checkpoint.
 
     ``energies`` maps (stack, layer, channel) to Σ w² of the exchangeable units, float32 [units], nan where the unit
-    holds a non-finite weight: channel "v" are rows of V, channel "o" columns of O. ``status`` is complete, partial or failed; ``code`` and ``reason`` are those of
-    the first notice when it is not complete.
+    holds a non-finite weight: channel "v" are rows of V, channel "o" columns of O. ``status`` is complete, partial or
+    failed; ``code`` and ``reason`` are those of the first notice when it is not complete.
     """
 
     name: str

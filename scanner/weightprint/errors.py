@@ -1,6 +1,7 @@
 """Every error that a file or a user can cause: one base class, one table of stable codes.
 
-A line for people is ``path: tensor: message [CODE]``; programs match on the code. The table is the list that docs/errors.md prints.
+A line for people is ``path: tensor: message [CODE]``; programs match on the code. The table is
+the list that docs/errors.md prints.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ CODES: dict[str, str] = {
 class WeightprintError(Exception):
     """Base of all errors that weightprint raises on purpose.
 
-    ``code`` is a key of :data:`CODES`; ``path`` and ``tensor`` say where; ``message`` says what was found and what to do.
+    ``code`` is a key of :data:`CODES`; ``path`` and ``tensor`` say where; ``message`` says what was found and what to
+    do.
     """
 
     def __init__(self, code: str, message: str, *, path: str | Path | None = None, tensor: str | None = None) -> None:
