@@ -1,0 +1,95 @@
+"""Commands on one or two checkpoints: ``compare``, ``show``, ``inspect``, ``fingerprint``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightprint.cli import exits
+from weightprint.cli.app import Device, DeviceOption, Json, app
+from weightprint.cli.console import show as show_view
+from weightprint.cli.console import write_json
+
+Target = Annotated[Path, typer.Argument(help="A checkpoint directory, a weight file or a fingerprint file.")]
+
+
+@app.command()
+def compare(a: Target, b: Target, device: DeviceOption = Device.auto, json: Json = False) -> None:
+    """Compare two checkpoints, fingerprint files, or one of each."""
+    from weightprint.compare import compare_pair, judge
+    from weightprint.report.documents import compare_document
+    from weightprint.report.tables import comparison_view
+    from weightprint.scan import ALPHA, LazyBackend, distinct_names, fingerprint_of
+
+    backend = LazyBackend(device.value)
+    first, second = distinct_names(fingerprint_of(a, backend), fingerprint_of(b, backend))
+    (comparison,) = judge([compare_pair(first, second)], ALPHA)
+    if json:
+        write_json(compare_document(comparison))
+    else:
+        show_view(comparison_view(comparison))
+    incomplete = any(fingerprint.status != "complete" for fingerprint in (first, second))
+    raise typer.Exit(exits.exit_code([], None, incomplete))
+
+
+@app.command()
+def show(x: Target, device: DeviceOption = Device.auto, json: Json = False) -> None:
+    """Print the per-matrix table of a checkpoint or fingerprint."""
+    from weightprint.fingerprint_file import to_document
+    from weightprint.report.tables import fingerprint_view
+    from weightprint.scan import LazyBackend, fingerprint_of
+
+    fingerprint = fingerprint_of(x, LazyBackend(device.value))
+    if json:
+        write_json(to_document(fingerprint))
+    else:
+        show_view(fingerprint_view(fingerprint))
+    raise typer.Exit(exits.exit_code([], None, fingerprint.status != "complete"))
+
+
+@app.command()
+def inspect(x: Target, json: Json = False) -> None:
+    """Read headers only: stacks, roles, bytes that a scan would read, and what is not understood."""
+    from weightprint.fingerprint import read_structure
+    from weightprint.report.documents import inspect_document
+    from weightprint.report.tables import structure_view
+    from weightprint.scan import one_checkpoint
+
+    checkpoint = one_checkpoint(x)
+    structure = read_structure(checkpoint)
+    if json:
+        write_json(inspect_document(checkpoint.name, str(checkpoint.path.absolute()), structure))
+    else:
+        show_view(structure_view(checkpoint.name, structure))
+    incomplete = bool(structure.notices) or not structure.understanding.matrices
+    raise typer.Exit(exits.exit_code([], None, incomplete))
+
+
+@app.command()
+def fingerprint(
+    x: Target,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .weightprint file to write.")],
+    device: DeviceOption = Device.auto,
+    json: Json = False,
+) -> None:
+    """Write the fingerprint file of one checkpoint."""
+    from weightprint.cli.console import say
+    from weightprint.errors import UsageError
+    from weightprint.fingerprint_file import SUFFIX, to_document
+    from weightprint.scan import LazyBackend, fingerprint_of
+    from weightprint.store import write_fingerprint
+
+    if output.suffix != SUFFIX:
+        raise UsageError("E_OUTPUT", f"a fingerprint file ends in {SUFFIX}, so that scans find it", path=output)
+    taken = fingerprint_of(x, LazyBackend(device.value))
+    if taken.status == "failed":
+        say(f"weightprint: nothing written: {taken.reason}")
+        raise typer.Exit(exits.INCOMPLETE)
+    write_fingerprint(output, taken)
+    if json:
+        write_json(to_document(taken))
+    else:
+        say(f"{output}: {taken.status}, {len(taken.matrices)} matrices")
+    raise typer.Exit(exits.exit_code([], None, taken.status != "complete"))

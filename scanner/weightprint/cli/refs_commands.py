@@ -1,0 +1,71 @@
+"""``weightprint refs``: the reference set is a store that scans compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightprint.cli import exits
+from weightprint.cli.app import Device, DeviceOption, Json, app
+from weightprint.cli.console import progress, say, show, write_json
+
+refs_app = typer.Typer(no_args_is_help=True, help="Add, list and remove the references that scans compare with.")
+app.add_typer(refs_app, name="refs")
+
+SetOption = Annotated[Path | None, typer.Option("--refs", help="Directory of the set, instead of the default one.")]
+
+
+@refs_app.command("add")
+def add(
+    paths: Annotated[list[Path], typer.Argument(help="Directories of checkpoints, checkpoints, stores, fingerprints.")],
+    refs: SetOption = None,
+    device: DeviceOption = Device.auto,
+    json: Json = False,
+) -> None:
+    """Fingerprint checkpoints into the reference set; the weights themselves are not kept."""
+    from weightprint.report.documents import references_document
+    from weightprint.scan import add_references
+    from weightprint.store import default_references
+
+    directory = refs or default_references()
+    with progress(quiet=json, verbose=False) as watch:
+        outcomes = add_references(tuple(paths), directory, device.value, watch)
+    if json:
+        write_json(references_document([outcome.fingerprint for outcome in outcomes]))
+    else:
+        added = sum(outcome.fingerprint.status != "failed" for outcome in outcomes)
+        say(f"{added} of {len(outcomes)} added to {directory}")
+    incomplete = any(outcome.fingerprint.status != "complete" for outcome in outcomes)
+    raise typer.Exit(exits.exit_code([], None, incomplete))
+
+
+@refs_app.command("list")
+def list_references(refs: SetOption = None, json: Json = False) -> None:
+    """List the reference set."""
+    from weightprint.report.documents import references_document
+    from weightprint.report.tables import references_view
+    from weightprint.store import default_references, load_all
+
+    fingerprints, notices = load_all(refs or default_references())
+    if json:
+        write_json(references_document(fingerprints))
+    else:
+        show(references_view(fingerprints))
+    for notice in notices:
+        say(notice.line())
+    raise typer.Exit(exits.exit_code([], None, bool(notices)))
+
+
+@refs_app.command("remove")
+def remove(
+    names: Annotated[list[str], typer.Argument(help="Names as refs list prints them.")],
+    refs: SetOption = None,
+) -> None:
+    """Remove references by name. Nothing but their fingerprint files is deleted."""
+    from weightprint.store import default_references, remove_named
+
+    directory = refs or default_references()
+    for path in remove_named(directory, names):
+        say(f"removed {path.name}")

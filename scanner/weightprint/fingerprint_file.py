@@ -1,0 +1,193 @@
+"""The .weightprint file: a safetensors container that any tool can open; it holds statistics and no weight.
+
+Tensors: ``moments`` float64 [matrices, 8] with the columns of MOMENT_COLUMNS, ``energies`` float32 [units], the unit
+energies of all (stack, layer, channel) entries one after the other in the order of the metadata's ``units``. Metadata:
+one key ``weightprint`` with a JSON text (schema weightprint.fingerprint/1). ``digest`` is the SHA-256 of that JSON with
+an empty digest and of both tensors.
+
+A reader accepts a file only if the digest holds and writing what was read gives the same bytes again: so every
+flipped bit is found, padding included. A newer schema is refused, never guessed. The same fingerprint gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
+from weightprint.errors import Notice, StoreError
+
+SUFFIX = ".weightprint"
+SCHEMA = "weightprint.fingerprint"
+VERSION = 1
+MOMENT_COLUMNS = ("count", "mean", "std", "skewness", "kurtosis", "abs_max", "zeros", "non_finite")
+MAX_BYTES = 2**30
+
+
+def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
+    """The fingerprint as the JSON document of ``show --json``, without energies. Figures that do not exist are null."""
+    return {
+        "schema": f"{SCHEMA}/{VERSION}",
+        "name": fingerprint.name,
+        "path": fingerprint.path,
+        "status": fingerprint.status,
+        "code": fingerprint.code,
+        "reason": fingerprint.reason,
+        "matrices": [_matrix_document(matrix) for matrix in fingerprint.matrices],
+        "not_understood": [
+            {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code}
+            for notice in fingerprint.coverage.not_understood
+        ],
+        "bytes": asdict(fingerprint.bytes),
+        "coverage": {"found": fingerprint.coverage.found, "understood": fingerprint.coverage.understood},
+        "sources": [asdict(source) for source in fingerprint.sources],
+        "notices": [asdict(notice) for notice in fingerprint.notices],
+        "backend": fingerprint.backend,
+        "tool_version": fingerprint.tool_version,
+    }
+
+
+def _matrix_document(matrix: MatrixStats) -> dict[str, Any]:
+    document = asdict(matrix)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in document.items()
+    }
+
+
+def to_bytes(fingerprint: Fingerprint) -> bytes:
+    """The file's content."""
+    from safetensors.numpy import save
+
+    keys = sorted(fingerprint.energies)
+    moments = np.array(
+        [[getattr(matrix, column) for column in MOMENT_COLUMNS] for matrix in fingerprint.matrices], dtype=np.float64
+    ).reshape(-1, len(MOMENT_COLUMNS))
+    energies = [np.asarray(fingerprint.energies[key], dtype=np.float32) for key in keys]
+    tensors = {
+        "moments": moments,
+        "energies": np.concatenate(energies) if energies else np.zeros(0, np.float32),
+    }
+    document = to_document(fingerprint)
+    document["units"] = [[*key, len(values)] for key, values in zip(keys, energies, strict=True)]
+    document["digest"] = _digest(document, tensors)
+    return bytes(save(tensors, metadata={"weightprint": _text(document)}))
+
+
+def from_bytes(content: bytes, path: Path) -> Fingerprint:
+    """Parse a file's content; raises StoreError E_FINGERPRINT_CORRUPT or E_FINGERPRINT_VERSION naming ``path``."""
+    try:
+        document, tensors = _parse(content)
+        _require_version(document.get("schema"), path)
+        fingerprint = _from_document(document, tensors)
+        whole = to_bytes(fingerprint) == content
+    except StoreError:
+        raise
+    except Exception:  # noqa: BLE001  a damaged file can fail anywhere below
+        whole = False
+    if not whole:
+        message = "is damaged (its digest or canonical form does not match); delete it and scan the checkpoint again"
+        raise StoreError("E_FINGERPRINT_CORRUPT", message, path=path)
+    return fingerprint
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Read one fingerprint file; raises StoreError."""
+    try:
+        if not path.is_file():
+            raise StoreError("E_STORE", "is not a regular file", path=path)
+        if path.stat().st_size > MAX_BYTES:
+            raise StoreError("E_FINGERPRINT_CORRUPT", "is too large to be a fingerprint; delete it", path=path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError("E_STORE", f"cannot be read ({error.strerror})", path=path) from None
+    return from_bytes(content, path)
+
+
+def _parse(content: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    from safetensors.numpy import load
+
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["weightprint"]), tensors
+
+
+def _require_version(schema: object, path: Path) -> None:
+    name, _, version = str(schema).partition("/")
+    if name == SCHEMA and version.isdecimal() and int(version) > VERSION:
+        message = (
+            f"was written by a newer version (schema {schema}, this one reads up to {VERSION}); upgrade weightprint"
+        )
+        raise StoreError("E_FINGERPRINT_VERSION", message, path=path)
+    if schema != f"{SCHEMA}/{VERSION}":
+        raise ValueError(schema)
+
+
+def _from_document(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Fingerprint:
+    matrices = tuple(
+        _matrix(entry, row) for entry, row in zip(document["matrices"], tensors["moments"].tolist(), strict=True)
+    )
+    notices = tuple(Notice(**entry) for entry in document["notices"])
+    not_understood = tuple(
+        next(notice for notice in notices if (notice.tensor, notice.reason, notice.code) == _key(entry))
+        for entry in document["not_understood"]
+    )
+    return Fingerprint(
+        name=document["name"],
+        path=document["path"],
+        status=document["status"],
+        code=document["code"],
+        reason=document["reason"],
+        matrices=matrices,
+        energies=_energies(document["units"], tensors["energies"]),
+        coverage=Coverage(document["coverage"]["found"], document["coverage"]["understood"], not_understood),
+        sources=tuple(SourceFile(**source) for source in document["sources"]),
+        bytes=Bytes(**document["bytes"]),
+        notices=notices,
+        backend=document["backend"],
+        tool_version=document["tool_version"],
+    )
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return entry["tensor"], entry["reason"], entry["code"]
+
+
+def _matrix(entry: Mapping[str, Any], row: list[float]) -> MatrixStats:
+    """The tensor is the truth for the figures: JSON has no nan."""
+    figures = dict(zip(MOMENT_COLUMNS, row, strict=True))
+    whole = {column: int(figures[column]) for column in ("count", "zeros", "non_finite")}
+    names = {"tensors": tuple(entry["tensors"]), "shape": (entry["shape"][0], entry["shape"][1])}
+    return MatrixStats(**{**entry, **figures, **whole, **names})
+
+
+def _energies(
+    units: list[list[Any]], values: npt.NDArray[np.float32]
+) -> dict[tuple[str, int, str], npt.NDArray[np.float32]]:
+    energies = {}
+    start = 0
+    for stack, layer, channel, count in units:
+        energies[stack, layer, channel] = values[start : start + count]
+        start += count
+    if start != len(values):
+        raise ValueError("energies left over")
+    return energies
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(document: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256(_text({**document, "digest": ""}).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].tobytes())
+    return digest.hexdigest()

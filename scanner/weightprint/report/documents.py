@@ -1,0 +1,248 @@
+"""The JSON documents that programs read: plain dictionaries, every figure finite or null."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from weightprint.compare import Family
+from weightprint.data import Comparison, Fingerprint, Screen
+from weightprint.errors import Notice
+from weightprint.fingerprint import Structure
+from weightprint.scan import Forecast, Outcome, Report
+
+REPORT_SCHEMA = "weightprint.report/1"
+COMPARE_SCHEMA = "weightprint.comparison/1"
+INSPECT_SCHEMA = "weightprint.inspect/1"
+FORECAST_SCHEMA = "weightprint.forecast/1"
+REFERENCES_SCHEMA = "weightprint.references/1"
+
+CAVEAT = (
+    "A verdict never says who derived from whom, and no-evidence is not proof of independence. shared-origin means "
+    "that independent initialisation is rejected: it holds for parent, child, sibling and cousin alike, and for two "
+    "trainings from scratch that used the same code, shapes and random seed."
+)
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """``scan --json``."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "checkpoints": [outcome_document(outcome) for outcome in report.outcomes],
+        "references": [outcome_document(outcome) for outcome in report.references],
+        "pairs": [comparison_document(comparison) for comparison in report.comparisons],
+        "families": [family_document(family) for family in report.families],
+        "summary": summary(report),
+        "notices": [notice_document(notice) for notice in report.notices],
+        "caveat": CAVEAT,
+    }
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """found = complete + partial + failed + skipped_fresh, always; the first three count what was analysed now."""
+    now = Counter(outcome.fingerprint.status for outcome in report.outcomes if not outcome.fresh)
+    return {
+        "found": len(report.outcomes),
+        "complete": now["complete"],
+        "partial": now["partial"],
+        "failed": now["failed"],
+        "skipped_fresh": sum(outcome.fresh for outcome in report.outcomes),
+        "skipped_fresh_partial": sum(outcome.fresh and incomplete(outcome) for outcome in report.outcomes),
+        "references": len(report.references),
+        "pairs": len(report.comparisons),
+        "verdicts": dict(sorted(Counter(comparison.verdict for comparison in report.comparisons).items())),
+        "alpha": report.alpha,
+        "seconds": round(report.seconds, 3),
+        "bytes_read": sum(o.fingerprint.bytes.read for o in (*report.outcomes, *report.references) if not o.fresh),
+        "backend": report.backend,
+    }
+
+
+def incomplete(outcome: Outcome) -> bool:
+    """Whether something of the checkpoint could not be analysed."""
+    return outcome.fingerprint.status != "complete"
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """One checkpoint of a report."""
+    fingerprint = outcome.fingerprint
+    return {
+        "name": fingerprint.name,
+        "path": fingerprint.path,
+        "status": fingerprint.status,
+        "code": fingerprint.code,
+        "reason": fingerprint.reason,
+        "fresh": outcome.fresh,
+        "seconds": round(outcome.seconds, 4),
+        "bytes": asdict(fingerprint.bytes),
+        "coverage": {"found": fingerprint.coverage.found, "understood": fingerprint.coverage.understood},
+        "matrices": len(fingerprint.matrices),
+        "non_finite": sum(matrix.non_finite for matrix in fingerprint.matrices),
+        "formats": sorted({source.format for source in fingerprint.sources if source.format != "config"}),
+        "dtypes": sorted({matrix.dtype for matrix in fingerprint.matrices}),
+        "backend": fingerprint.backend,
+        "notices": [notice_document(notice) for notice in fingerprint.notices],
+    }
+
+
+def notice_document(notice: Notice) -> dict[str, Any]:
+    """A fault: code beside reason, path and tensor where they apply."""
+    return asdict(notice)
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """One pair: ``compare --json`` and each entry of a report's pairs."""
+    return {
+        "a": comparison.a,
+        "b": comparison.b,
+        "verdict": comparison.verdict,
+        "p_value": p_value(comparison.log10_p),
+        "log10_p": comparison.log10_p,
+        "pair_log10_p": comparison.pair_log10_p,
+        "tests": [asdict(test) for test in comparison.tests],
+        "screen": screen_document(comparison.screen),
+        "layer_map": [list(entry) for entry in comparison.layer_map],
+        "reasons": list(comparison.reasons),
+    }
+
+
+def compare_document(comparison: Comparison) -> dict[str, Any]:
+    """``compare --json``."""
+    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), "caveat": CAVEAT}
+
+
+def p_value(log10_p: float | None) -> float | None:
+    """10 ** log10_p, kept an upper bound where it underflows: the smallest normal double."""
+    if log10_p is None:
+        return None
+    return max(math.pow(10.0, max(log10_p, -400.0)), sys.float_info.min)
+
+
+def screen_document(screen: Screen) -> dict[str, Any]:
+    """Seed score, per role and mean, with its percentile among the report's unlinked pairs."""
+    return asdict(screen)
+
+
+def family_document(family: Family) -> dict[str, Any]:
+    """One connected component of the evidence."""
+    document: dict[str, Any] = asdict(family)
+    return document
+
+
+def inspect_document(name: str, path: str, structure: Structure) -> dict[str, Any]:
+    """``inspect --json``: what a scan would read, and what is not understood; no weight was read for it."""
+    understanding = structure.understanding
+    files = sum(source.size for source in structure.sources if source.format != "config")
+    return {
+        "schema": INSPECT_SCHEMA,
+        "name": name,
+        "path": path,
+        "stacks": stacks(structure),
+        "coverage": {"found": understanding.coverage.found, "understood": understanding.coverage.understood},
+        "not_understood": [
+            {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code}
+            for notice in understanding.coverage.not_understood
+        ],
+        "notices": [notice_document(notice) for notice in structure.notices],
+        "sources": [asdict(source) for source in structure.sources],
+        "tensors": len(structure.headers.tensors),
+        "bytes": {"files": files, "selected": structure.plan.selected, "read": structure.plan.read},
+        "requests": len(structure.plan.slots),
+    }
+
+
+def stacks(structure: Structure) -> list[dict[str, Any]]:
+    """Per stack: its layers, and per role the shapes, how many matrices have them, and how they are stored."""
+    grouped: dict[str, dict[tuple[str, tuple[int, int], str, bool], list[int]]] = {}
+    for matrix in structure.understanding.matrices:
+        dtype = "+".join(sorted({part.tensor.dtype for part in matrix.parts}))
+        roles = grouped.setdefault(matrix.stack, {})
+        roles.setdefault((matrix.role, matrix.shape, dtype, matrix.transposed), []).append(matrix.layer)
+    return [
+        {
+            "stack": stack,
+            "layers": len({layer for layers in roles.values() for layer in layers}),
+            "roles": [
+                {"role": role, "shape": list(shape), "dtype": dtype, "transposed": transposed, "count": len(layers)}
+                for (role, shape, dtype, transposed), layers in roles.items()
+            ],
+        }
+        for stack, roles in grouped.items()
+    ]
+
+
+def forecast_document(forecasts: Sequence[Forecast]) -> dict[str, Any]:
+    """``scan --dry-run --json``."""
+    return {
+        "schema": FORECAST_SCHEMA,
+        "checkpoints": [
+            {
+                "name": forecast.checkpoint.name,
+                "path": str(forecast.checkpoint.path.absolute()),
+                "fresh": forecast.fresh,
+                "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
+                "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
+                "notices": [notice_document(notice) for notice in forecast.structure.notices],
+            }
+            for forecast in forecasts
+        ],
+        "summary": {
+            "found": len(forecasts),
+            "fresh": sum(forecast.fresh for forecast in forecasts),
+            "bytes_to_read": sum(forecast_bytes(forecast) for forecast in forecasts),
+        },
+    }
+
+
+def forecast_bytes(forecast: Forecast) -> int:
+    """Bytes that a scan would read of the checkpoint now."""
+    return 0 if forecast.fresh else forecast.structure.plan.read
+
+
+def references_document(fingerprints: Sequence[Fingerprint]) -> dict[str, Any]:
+    """``refs list --json`` and ``refs add --json``."""
+    return {
+        "schema": REFERENCES_SCHEMA,
+        "references": [
+            {
+                "name": fingerprint.name,
+                "path": fingerprint.path,
+                "status": fingerprint.status,
+                "code": fingerprint.code,
+                "reason": fingerprint.reason,
+                "matrices": len(fingerprint.matrices),
+            }
+            for fingerprint in fingerprints
+        ],
+    }
+
+
+def finite(value: Any) -> Any:
+    """The same document with null for every figure that JSON cannot write."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return value
+
+
+def flat_pairs(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs as flat rows for a spreadsheet or a data frame."""
+    return [
+        {
+            "a": pair["a"],
+            "b": pair["b"],
+            "verdict": pair["verdict"],
+            "log10_p": pair["log10_p"],
+            "pair_log10_p": pair["pair_log10_p"],
+            **{f"screen_{key}": value for key, value in pair["screen"].items()},
+            "reasons": " | ".join(pair["reasons"]),
+        }
+        for pair in pairs
+    ]

@@ -1,0 +1,73 @@
+"""Report files: the suffix chooses the format, the file is complete or not there at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from weightprint.atomic import write_atomic
+from weightprint.errors import UsageError
+from weightprint.report.documents import finite, flat_pairs
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def check_outputs(paths: list[Path]) -> None:
+    """Refuse, before a night's work, a file that could not be written after it."""
+    for path in paths:
+        if path.suffix not in WRITERS:
+            known = " ".join(WRITERS)
+            raise UsageError(
+                "E_OUTPUT", f"the suffix {path.suffix!r} names no known format; use one of {known}", path=path
+            )
+        if path.is_dir():
+            raise UsageError("E_OUTPUT", "is a directory; name a file in it", path=path)
+        if not path.absolute().parent.is_dir():
+            raise UsageError("E_OUTPUT", "its directory does not exist; create it first", path=path)
+
+
+def write_report(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a report document in the format of the suffix; raises UsageError E_OUTPUT."""
+    content = WRITERS[path.suffix](finite(document)).encode("utf-8", errors="backslashreplace")
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise UsageError("E_OUTPUT", f"cannot be written ({error.strerror})", path=path) from None
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _json_lines(document: Mapping[str, Any]) -> str:
+    """One line per checkpoint, reference, pair, family and notice; the summary is last and carries the schema."""
+    kinds = {"checkpoints": "checkpoint", "references": "reference", "pairs": "pair", "families": "family"}
+    lines = [{"type": kind, **entry} for key, kind in kinds.items() for entry in document[key]]
+    lines += [{"type": "notice", **notice} for notice in document["notices"]]
+    lines.append({"type": "summary", "schema": document["schema"], **document["summary"]})
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+
+def _csv(document: Mapping[str, Any]) -> str:
+    """The pairs as rows."""
+    rows = flat_pairs(document["pairs"])
+    text = io.StringIO()
+    columns = list(rows[0]) if rows else ["a", "b", "verdict", "log10_p"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: inert_cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def inert_cell(value: object) -> object:
+    """A text cell that a spreadsheet would run as a formula gets a quote in front; numbers stay numbers."""
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}

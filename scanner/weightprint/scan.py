@@ -1,0 +1,348 @@
+"""The scan: every checkpoint below some paths, fingerprinted once, compared with the references and with each other.
+
+One fault costs one checkpoint. What is done is in the store at once, so an interrupted scan goes on where it stopped.
+No weight is read twice, and torch is imported only if some checkpoint is not fresh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from weightprint import store as stores
+from weightprint.compare import Family, compare_all, families, judge
+from weightprint.data import Checkpoint, Comparison, Fingerprint
+from weightprint.discover import discover
+from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
+from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
+from weightprint.fingerprint_file import SUFFIX, read_fingerprint
+
+if TYPE_CHECKING:
+    from weightprint_kernels.backend import Backend
+
+ALPHA = 1e-6
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What to scan and how. ``references`` None means the default reference set."""
+
+    paths: tuple[Path, ...]
+    store: Path
+    references: tuple[Path, ...] | None = None
+    device: str = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rescan: bool = False
+    alpha: float = ALPHA
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one checkpoint. ``fresh`` says that its fingerprint was already there and no weight was read."""
+
+    fingerprint: Fingerprint
+    seconds: float
+    fresh: bool
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished scan. ``outcomes`` are the checkpoints of the scanned paths, ``references`` those compared with."""
+
+    outcomes: tuple[Outcome, ...]
+    references: tuple[Outcome, ...]
+    comparisons: tuple[Comparison, ...]
+    families: tuple[Family, ...]
+    notices: tuple[Notice, ...]
+    seconds: float
+    alpha: float
+    backend: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What lies below some paths: checkpoints to read, and fingerprints already taken."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    fingerprints: tuple[Fingerprint, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: checkpoint number ``done`` of ``total`` has come out as ``outcome``."""
+
+    done: int
+    total: int
+    outcome: Outcome
+
+
+Watch = Callable[[Step], None]
+
+
+class LazyBackend:
+    """The compute backend, built when the first checkpoint needs it: a scan in which all is fresh imports no torch."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.description = "none needed"
+        self._backend: Backend | None = None
+
+    def get(self) -> Backend:
+        """The backend; raises DeviceError if the device is not there."""
+        if self._backend is None:
+            from weightprint_kernels.select import DeviceUnavailable, select_backend
+
+            try:
+                self._backend, reason = select_backend(self.device)
+            except DeviceUnavailable as error:
+                raise DeviceError("E_DEVICE", str(error)) from None
+            self.description = f"{self._backend.name}: {reason}"
+        return self._backend
+
+
+def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
+    """Scan ``options.paths``; raises UsageError E_NO_CHECKPOINT if nothing is there, DeviceError, or StoreError."""
+    started = time.monotonic()
+    scanned = gather(options.paths, options.include, options.exclude, options.store)
+    if not scanned.checkpoints and not scanned.fingerprints:
+        raise nothing_found(options.paths)
+    references = gather_references(options)
+    backend = LazyBackend(options.device)
+    own = {str(checkpoint.path.absolute()) for checkpoint in scanned.checkpoints}
+    own |= {fingerprint.path for fingerprint in scanned.fingerprints}
+    referred = tuple(c for c in references.checkpoints if str(c.path.absolute()) not in own)
+    total = len(scanned.checkpoints) + len(referred)
+    outcomes: list[Outcome] = []
+    for checkpoint, reference in _largest_first(scanned.checkpoints, referred):
+        outcome = replace(bring_up_to_date(checkpoint, options, backend), reference=reference)
+        outcomes.append(outcome)
+        watch(Step(len(outcomes), total, outcome))
+    outcomes += [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in scanned.fingerprints]
+    outcomes += [
+        Outcome(fingerprint, 0.0, fresh=True, reference=True)
+        for fingerprint in references.fingerprints
+        if fingerprint.path not in own
+    ]
+    named = _unique_names(outcomes)
+    mine = tuple(outcome for outcome in named if not outcome.reference)
+    theirs = tuple(outcome for outcome in named if outcome.reference)
+    comparisons = _compare(mine, theirs, options.alpha)
+    return Report(
+        outcomes=mine,
+        references=theirs,
+        comparisons=comparisons,
+        families=tuple(families(comparisons)),
+        notices=(*scanned.notices, *references.notices),
+        seconds=time.monotonic() - started,
+        alpha=options.alpha,
+        backend=backend.description,
+    )
+
+
+def nothing_found(paths: Sequence[Path]) -> UsageError:
+    """The error of a scan that has nothing to scan."""
+    message = (
+        "no checkpoint lies below it; a checkpoint is a directory with weight files (.safetensors, .bin, .pt, .pth, "
+        ".ckpt) or such a file itself"
+    )
+    return UsageError("E_NO_CHECKPOINT", message, path=", ".join(str(path) for path in paths))
+
+
+def gather(
+    paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = (), store: Path | None = None
+) -> Sources:
+    """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself."""
+    files = [path for path in paths if path.suffix == SUFFIX and path.is_file()]
+    others = [path for path in paths if path not in files]
+    fingerprints = [read_fingerprint(path) for path in files]
+    notices: list[Notice] = []
+    own_store = store.absolute() if store else None
+    for path in others:
+        if not path.is_dir():
+            continue
+        for file in sorted(path.rglob(f"*{SUFFIX}")):
+            if own_store is not None and own_store in file.absolute().parents and own_store != path.absolute():
+                continue
+            try:
+                fingerprints.append(read_fingerprint(file))
+            except StoreError as error:
+                notices.append(error.notice())
+    checkpoints = discover(others, include, exclude) if others else ()
+    read = {str(checkpoint.path.absolute()) for checkpoint in checkpoints}
+    kept = {fingerprint.path: fingerprint for fingerprint in fingerprints if fingerprint.path not in read}
+    return Sources(checkpoints, tuple(kept.values()), tuple(notices))
+
+
+def gather_references(options: ScanOptions) -> Sources:
+    """The references: those of --refs, else of the default reference set if there is one."""
+    if options.references is not None:
+        found = gather(options.references)
+        if not found.checkpoints and not found.fingerprints and options.references:
+            raise nothing_found(options.references)
+        return found
+    default = stores.default_references()
+    if not default.is_dir():
+        return Sources((), (), ())
+    fingerprints, notices = stores.load_all(default)
+    return Sources((), fingerprints, notices)
+
+
+def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> Outcome:
+    """The fingerprint of ``checkpoint``: from the store if it is fresh, else taken now and put into the store."""
+    started = time.monotonic()
+    fingerprint, fresh = _up_to_date(checkpoint, options, backend)
+    return Outcome(replace(fingerprint, name=checkpoint.name), time.monotonic() - started, fresh)
+
+
+def _up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> tuple[Fingerprint, bool]:
+    def known(structure: Structure) -> Fingerprint | None:
+        return None if options.rescan else stores.load_fresh(options.store, checkpoint, structure.sources)
+
+    fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
+    if fingerprint.matrices and not fresh:
+        stores.save(options.store, fingerprint)
+    return fingerprint, fresh
+
+
+def _known_or_taken(
+    checkpoint: Checkpoint, backend: LazyBackend, known: Callable[[Structure], Fingerprint | None]
+) -> tuple[Fingerprint, bool]:
+    """What ``known`` has of the checkpoint, else its fingerprint taken now; a fault of the checkpoint is its status."""
+    structure: Structure | None = None
+    try:
+        structure = read_structure(checkpoint)
+        fingerprint = known(structure)
+        if fingerprint is not None:
+            return fingerprint, True
+        if not structure.plan.slots:
+            return without_weights(checkpoint, structure, ()), False
+        return take_fingerprint(checkpoint, structure, backend.get()), False
+    except (DeviceError, StoreError):
+        raise
+    except WeightprintError as error:
+        return without_weights(checkpoint, structure, (error.notice(),)), False
+    except Exception as error:  # noqa: BLE001  a bug in one checkpoint must not cost the night
+        reason = f"{type(error).__name__}: {error}; please report this with the output of weightprint inspect"
+        notice = Notice("E_INTERNAL", " ".join(reason.split()), str(checkpoint.path))
+        return without_weights(checkpoint, structure, (notice,)), False
+
+
+def _largest_first(
+    checkpoints: Sequence[Checkpoint], references: Sequence[Checkpoint]
+) -> Iterator[tuple[Checkpoint, bool]]:
+    both = [(checkpoint, False) for checkpoint in checkpoints] + [(checkpoint, True) for checkpoint in references]
+    yield from sorted(both, key=lambda entry: -_size(entry[0]))
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    total = 0
+    for path in checkpoint.files:
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue  # the reader will say what is wrong with it
+    return total
+
+
+def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Scanned checkpoints keep their names; a reference whose name is taken gets the reference's prefix and a number."""
+    taken: set[str] = set()
+    named = []
+    for outcome in sorted(outcomes, key=lambda o: (o.reference, o.fingerprint.name, o.fingerprint.path)):
+        name = outcome.fingerprint.name
+        if name in taken and outcome.reference:
+            name = f"reference/{name}"
+        base, number = name, 1
+        while name in taken:
+            number += 1
+            name = f"{base} ({number})"
+        taken.add(name)
+        named.append(replace(outcome, fingerprint=replace(outcome.fingerprint, name=name)))
+    return tuple(named)
+
+
+def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> tuple[Comparison, ...]:
+    """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
+    fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
+    count = len(mine)
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, len(fingerprints))]
+    return tuple(judge(compare_all(fingerprints, pairs), alpha))
+
+
+# --- one or two checkpoints -----------------------------------------------------------------------------------
+
+
+def one_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``; raises UsageError if there is none or more than one."""
+    found = discover([path])
+    if not found:
+        raise nothing_found([path])
+    if len(found) > 1:
+        names = ", ".join(checkpoint.name for checkpoint in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise UsageError("E_USAGE", f"holds {len(found)} checkpoints ({names}); name one of them", path=path)
+    return found[0]
+
+
+def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:
+    """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
+    if path.suffix == SUFFIX and path.is_file():
+        return read_fingerprint(path)
+    fingerprint, _ = _known_or_taken(one_checkpoint(path), backend, lambda structure: None)
+    return fingerprint
+
+
+def distinct_names(first: Fingerprint, second: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
+    """The two under names that differ, by their paths where their names do not."""
+    if first.name != second.name:
+        return first, second
+    if first.path != second.path:
+        return replace(first, name=first.path), replace(second, name=second.path)
+    return first, replace(second, name=f"{second.name} (2)")
+
+
+def add_references(paths: tuple[Path, ...], directory: Path, device: str, watch: Watch) -> tuple[Outcome, ...]:
+    """Fingerprint everything below ``paths`` into the reference set ``directory``."""
+    found = gather(paths, store=directory)
+    if not found.checkpoints and not found.fingerprints:
+        raise nothing_found(paths)
+    options = ScanOptions(paths=paths, store=directory, device=device)
+    backend = LazyBackend(device)
+    outcomes: list[Outcome] = []
+    for fingerprint in found.fingerprints:
+        stores.save(directory, fingerprint)
+        outcomes.append(Outcome(fingerprint, 0.0, fresh=True))
+    for checkpoint in found.checkpoints:
+        outcomes.append(bring_up_to_date(checkpoint, options, backend))
+        watch(Step(len(outcomes), len(found.checkpoints) + len(found.fingerprints), outcomes[-1]))
+    return tuple(outcomes)
+
+
+# --- dry run --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a scan would do with one checkpoint: nothing if it is fresh, else read so many bytes."""
+
+    checkpoint: Checkpoint
+    fresh: bool
+    structure: Structure
+
+
+def forecast(options: ScanOptions) -> tuple[Forecast, ...]:
+    """What a scan with these options would read; no weight is read for it."""
+    found = gather(options.paths, options.include, options.exclude, options.store)
+    if not found.checkpoints and not found.fingerprints:
+        raise nothing_found(options.paths)
+    forecasts = []
+    for checkpoint in found.checkpoints:
+        structure = read_structure(checkpoint)
+        known = stores.load_fresh(options.store, checkpoint, structure.sources)
+        forecasts.append(Forecast(checkpoint, known is not None and not options.rescan, structure))
+    return tuple(forecasts)

@@ -1,0 +1,116 @@
+"""A store: a directory of fingerprint files, one per checkpoint, and the only truth there is.
+
+A checkpoint's file is named after it, with a digest of its absolute path, so that any number of processes can write to
+one store without a lock. There is no index to go stale. Temporary files of killed processes are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from weightprint import __version__
+from weightprint.atomic import write_atomic
+from weightprint.data import Checkpoint, Fingerprint, SourceFile
+from weightprint.errors import Notice, StoreError, UsageError
+from weightprint.fingerprint_file import SUFFIX, read_fingerprint, to_bytes
+
+
+def default_store() -> Path:
+    """Where fingerprints are kept when no --store is given."""
+    from platformdirs import user_data_path
+
+    return user_data_path("weightprint") / "store"
+
+
+def default_references() -> Path:
+    """The reference set that ``refs add`` fills and ``scan`` compares with."""
+    from platformdirs import user_data_path
+
+    return user_data_path("weightprint") / "references"
+
+
+def file_name(name: str, path: str) -> str:
+    """The file name of a checkpoint's fingerprint: its last parts for people, a digest of its path for uniqueness."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-80:] or "checkpoint"
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:16]
+    return f"{words}-{digest}{SUFFIX}"
+
+
+def find(store: Path, checkpoint: Checkpoint) -> Path | None:
+    """The checkpoint's file in ``store``: found by the digest of its path, whatever name it was scanned under."""
+    path = str(checkpoint.path.absolute())
+    exact = store / file_name(checkpoint.name, path)
+    if exact.is_file():
+        return exact
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:16]
+    return next(iter(sorted(store.glob(f"*-{digest}{SUFFIX}"))), None)
+
+
+def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile]) -> Fingerprint | None:
+    """The stored fingerprint of ``checkpoint`` if it was made of exactly these files, else None.
+
+    A damaged file counts as absent: it is written anew. One that is not complete is made again by another version,
+    which may understand more, and where a read failed, which may have been the disk's bad day.
+    """
+    path = find(store, checkpoint)
+    if path is None:
+        return None
+    try:
+        fingerprint = read_fingerprint(path)
+    except StoreError:
+        return None
+    fresh = fingerprint.sources == tuple(sources)
+    outdated = fingerprint.status != "complete" and fingerprint.tool_version != __version__
+    unlucky = any(notice.code == "E_READ" for notice in fingerprint.notices)
+    return fingerprint if fresh and not outdated and not unlucky else None
+
+
+def save(store: Path, fingerprint: Fingerprint) -> Path:
+    """Write a fingerprint into ``store``, durably; raises StoreError with the cause."""
+    path = store / file_name(fingerprint.name, fingerprint.path)
+    write_fingerprint(path, fingerprint)
+    return path
+
+
+def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
+    """Write one fingerprint file, durably; raises StoreError with the cause."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_bytes(fingerprint))
+    except OSError as error:
+        message = f"cannot be written ({error.strerror}); choose another place or free it"
+        raise StoreError("E_STORE", message, path=path) from None
+
+
+def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
+    """Every fingerprint below a directory, by file name, and a notice for every file that cannot be read."""
+    fingerprints, notices = [], []
+    for path in sorted(store.rglob(f"*{SUFFIX}")):
+        try:
+            fingerprints.append(read_fingerprint(path))
+        except StoreError as error:
+            notices.append(error.notice())
+    return tuple(fingerprints), tuple(notices)
+
+
+def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
+    """Delete the fingerprints of these names; raises UsageError E_NOT_FOUND, before any is deleted, if one is not there."""
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(store.rglob(f"*{SUFFIX}")):
+        try:
+            by_name.setdefault(read_fingerprint(path).name, []).append(path)
+        except StoreError:
+            by_name.setdefault(path.name, []).append(path)  # a damaged file can be removed by its file name
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise UsageError("E_NOT_FOUND", f"no reference is named {missing[0]!r}; refs list shows the names", path=store)
+    removed = [path for name in names for path in by_name[name]]
+    for path in removed:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise StoreError("E_STORE", f"cannot be removed ({error.strerror})", path=path) from None
+    return removed
