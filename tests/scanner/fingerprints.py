@@ -12,42 +12,42 @@ from weightprint.errors import Notice
 def small_fingerprint(name: str = "family/model", seed: int = 0) -> Fingerprint:
     """Two layers of q, k, v, o; one not understood tensor, one NaN, a figure that does not exist."""
     generator = np.random.default_rng(seed)
-    matrices = []
-    energies = {}
-    for layer in range(2):
-        for role in "qkvo":
-            matrices.append(
-                MatrixStats(
-                    stack="model.layers",
-                    layer=layer,
-                    role=role,
-                    tensors=(f"model.layers.{layer}.self_attn.{role}_proj.weight",),
-                    shape=(16, 16),
-                    dtype="bf16",
-                    count=256,
-                    mean=float(generator.normal()),
-                    std=float(abs(generator.normal())),
-                    skewness=math.nan if role == "k" else 0.1,
-                    kurtosis=3.0 + 1e-9 * layer,
-                    abs_max=2.5,
-                    zeros=1,
-                    non_finite=int(role == "o" and layer == 1),
-                    head_width=8 if role in "vo" else None,
-                )
-            )
-        for channel in "vo":
-            energies["model.layers", layer, channel] = generator.gamma(8, size=16).astype(np.float32)
-    energies["model.layers", 1, "o"][3] = np.nan
-    not_understood = Notice(
-        "E_NOT_UNDERSTOOD", "k rows 16 but v rows 12", None, "model.layers.2.self_attn.k_proj.weight"
+    matrices = tuple(
+        MatrixStats(
+            stack="model.layers",
+            layer=layer,
+            role=role,
+            tensors=(f"model.layers.{layer}.self_attn.{role}_proj.weight",),
+            shape=(16, 16),
+            dtype="bf16",
+            count=256,
+            mean=int(generator.integers(-100, 100)) / 64,
+            std=int(generator.integers(1, 100)) / 64,
+            skewness=math.nan if role == "k" else 0.1,
+            kurtosis=3.0 + 1e-9 * layer,
+            abs_max=2.5,
+            zeros=1,
+            non_finite=int(role == "o" and layer == 1),
+            head_width=8 if role in "vo" else None,
+        )
+        for layer in range(2)
+        for role in "qkvo"
     )
+    energies = {
+        ("model.layers", layer, channel): (generator.integers(1, 1000, size=16) / 64).astype(np.float32)
+        for layer in range(2)
+        for channel in "vo"
+    }
+    energies["model.layers", 1, "o"][3] = np.nan
+    odd = "model.layers.2.self_attn.k_proj.weight"
+    not_understood = Notice("E_NOT_UNDERSTOOD", "k rows 16 but v rows 12", None, odd)
     return Fingerprint(
         name=name,
         path=f"/models/{name}",
         status="partial",
         code="E_NOT_UNDERSTOOD",
         reason=not_understood.line(),
-        matrices=tuple(matrices),
+        matrices=matrices,
         energies=energies,
         coverage=Coverage(3, 2, (not_understood,)),
         sources=(SourceFile("model.safetensors", 12345, 1_700_000_000_000_000_000, "safetensors", "ab" * 32),),
