@@ -251,7 +251,7 @@ def _size(checkpoint: Checkpoint) -> int:
 
 
 def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """Scanned checkpoints keep their names; a reference whose name is taken gets the reference's prefix and a number."""
+    """Scanned checkpoints keep their names; a reference whose name is taken gets a prefix, and a number if need be."""
     taken: set[str] = set()
     named = []
     for outcome in sorted(outcomes, key=lambda o: (o.reference, o.fingerprint.name, o.fingerprint.path)):

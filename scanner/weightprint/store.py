@@ -97,7 +97,7 @@ def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
 
 
 def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
-    """Delete the fingerprints of these names; raises UsageError E_NOT_FOUND, before any is deleted, if one is not there."""
+    """Delete the fingerprints of these names; raises UsageError E_NOT_FOUND, and deletes none, if one is not there."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted(store.rglob(f"*{SUFFIX}")):
         try:
