@@ -1,0 +1,45 @@
+"""Choosing a backend, with the reason for the choice. torch and triton are imported here, not before."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from weightprint_kernels.backend import Backend
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class DeviceUnavailable(ValueError):
+    """The device that was asked for is not there."""
+
+
+def select_backend(device: str) -> tuple[Backend, str]:
+    """The backend for ``device`` (auto, cpu or cuda) and why it was chosen; raises DeviceUnavailable."""
+    import torch
+
+    from weightprint_kernels.torch_backend import TorchBackend
+
+    if device not in DEVICES:
+        raise DeviceUnavailable(f"no device is called {device!r}; choose one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return TorchBackend("cpu"), "the CPU was asked for"
+    if not torch.cuda.is_available():
+        if device == "cuda":
+            raise DeviceUnavailable("torch finds no CUDA device; use --device cpu, or install a CUDA build of torch")
+        return TorchBackend("cpu"), "no CUDA device"
+    place = _cuda_device()
+    if importlib.util.find_spec("triton") is None:
+        return TorchBackend(place), f"{place}, triton is not installed"
+    from weightprint_kernels.triton_backend import TritonBackend
+
+    return TritonBackend(place), f"{place} with triton"
+
+
+def _cuda_device() -> str:
+    """The CUDA device of this process: its own where a launcher started several, else the first."""
+    if "LOCAL_RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        from accelerate import PartialState
+
+        return str(PartialState().device)
+    return "cuda:0"
