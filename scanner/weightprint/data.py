@@ -47,6 +47,7 @@ class TensorSpec:
     """Where one tensor's bytes lie: contiguous, row-major, little-endian, ``nbytes`` bytes from ``offset`` of ``path``.
 
     ``dtype`` is a lower-case name: a key of ITEMSIZE, or another (f64, i64, u8, ...) that no kernel decodes.
+    ``column_major`` says that the bytes of a 2-D tensor are those of its transpose (PyTorch saves views as they are).
     """
 
     name: str
@@ -55,6 +56,7 @@ class TensorSpec:
     path: Path
     offset: int
     nbytes: int
+    column_major: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from weightprint_kernels.compute import column_energy_tiles, moments_rows
-from weightprint_kernels.merge import MergedMoments, combine, merge_rows, row_energies
 
 from weightprint.data import Matrix
 from weightprint.errors import CheckpointError, Notice
 from weightprint.plan import Piece, Plan, Region, Slot
 from weightprint_kernels.backend import Backend
+from weightprint_kernels.compute import column_energy_tiles, moments_rows
 from weightprint_kernels.layout import (
     FLOAT64,
     ITEMSIZE,
@@ -37,6 +36,7 @@ from weightprint_kernels.layout import (
     join_tiles,
     tile_matrix,
 )
+from weightprint_kernels.merge import MergedMoments, combine, merge_rows, row_energies
 
 CHANNELS = {"v": "v", "o": "o"}
 """Roles whose units are exchangeable, and the channel they feed: rows of V, columns of O (METHOD.md, section 2)."""
@@ -164,7 +164,7 @@ def _reduce_slot(
         table = join_chunks(chunks)
         rows = moments_rows(backend, data, buffer, table, dtype)
         _take_rows(users, chunks, rows, plan, moments, energies)
-        by_column = [use for use in users if _energy_axis(plan.matrices[use.region.matrix]) == "columns"]
+        by_column = [use for use in users if _energy_axis(plan, use.region) == "columns"]
         tiles = [tile_matrix(use.offset, use.rows, use.columns, use.stride, itemsize) for use in by_column]
         if tiles:
             sums = column_energy_tiles(backend, data, buffer, join_tiles(tiles), dtype)
@@ -192,7 +192,7 @@ def _take_rows(
         number = use.region.matrix
         merged = merge_rows(own)
         moments[number] = combine(moments[number], merged) if number in moments else merged
-        if _energy_axis(plan.matrices[number]) == "rows":
+        if _energy_axis(plan, use.region) == "rows":
             first = use.region.row_unit
             per_row = chunks_per_row(use.columns)
             energies[number][first : first + use.rows] += row_energies(own, per_row, table.count)
@@ -209,12 +209,12 @@ def _take_tiles(users: list[_Use], tiles: list[Tiles], sums: FLOAT64, energies: 
         energies[use.region.matrix][first : first + use.columns] += by_column
 
 
-def _energy_axis(matrix: Matrix) -> str | None:
+def _energy_axis(plan: Plan, region: Region) -> str | None:
     """Along which stored axis the matrix's exchangeable units run: V's are outputs, O's are inputs."""
-    if matrix.role not in CHANNELS:
+    role = plan.matrices[region.matrix].role
+    if role not in CHANNELS:
         return None
-    along_rows = (matrix.role == "v") != matrix.transposed
-    return "rows" if along_rows else "columns"
+    return "rows" if (role == "v") == region.outputs_along_rows else "columns"
 
 
 def _units(matrix: Matrix) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weightprint.data import Matrix, TensorSpec
@@ -28,6 +28,7 @@ class Region:
     """Rows [top, bottom) and columns [left, right) of a stored tensor, given to matrix number ``matrix``.
 
     ``row_unit`` and ``column_unit`` are the unit numbers of row ``top`` and column ``left`` along the two axes.
+    ``outputs_along_rows`` says that the matrix's output units run along the stored rows, its inputs along the columns.
     """
 
     matrix: int
@@ -37,6 +38,7 @@ class Region:
     right: int
     row_unit: int
     column_unit: int
+    outputs_along_rows: bool
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,12 @@ def plan_reads(matrices: Sequence[Matrix], slot_bytes: int = SLOT_BYTES) -> Plan
         unit = 0
         for part in matrix.parts:
             key = (part.tensor.path, part.tensor.offset, part.tensor.name)
-            tensors[key], shapes[key] = part.tensor, part.stored
+            # What the bytes are: a column-major tensor is the row-major array of its transpose.
+            stored = part.stored[::-1] if part.tensor.column_major else part.stored
+            along_rows = matrix.transposed == part.tensor.column_major
+            tensors[key], shapes[key] = part.tensor, stored
             for start, stop in part.ranges:
-                regions[key].append(_region(number, matrix.transposed, part.stored, start, stop, unit))
+                regions[key].append(_region(number, along_rows, stored, start, stop, unit))
                 unit += stop - start
     extents: list[tuple[Path, int, int, Piece]] = []
     selected = 0
@@ -102,11 +107,11 @@ def plan_reads(matrices: Sequence[Matrix], slot_bytes: int = SLOT_BYTES) -> Plan
     return Plan(tuple(matrices), tuple(_join(extents, slot_bytes)), selected)
 
 
-def _region(number: int, transposed: bool, stored: tuple[int, int], start: int, stop: int, unit: int) -> Region:
+def _region(number: int, along_rows: bool, stored: tuple[int, int], start: int, stop: int, unit: int) -> Region:
     rows, columns = stored
-    if transposed:  # output units run along the stored columns
-        return Region(number, 0, rows, start, stop, row_unit=0, column_unit=unit)
-    return Region(number, start, stop, 0, columns, row_unit=unit, column_unit=0)
+    if along_rows:
+        return Region(number, start, stop, 0, columns, row_unit=unit, column_unit=0, outputs_along_rows=True)
+    return Region(number, 0, rows, start, stop, row_unit=0, column_unit=unit, outputs_along_rows=False)
 
 
 def _cut(
@@ -137,14 +142,14 @@ def _cut(
 
 def _clip(region: Region, top: int, bottom: int, left: int, right: int) -> Region:
     new_top, new_left = max(region.top, top), max(region.left, left)
-    return Region(
-        region.matrix,
-        new_top,
-        min(region.bottom, bottom),
-        new_left,
-        min(region.right, right),
-        region.row_unit + new_top - region.top,
-        region.column_unit + new_left - region.left,
+    return replace(
+        region,
+        top=new_top,
+        bottom=min(region.bottom, bottom),
+        left=new_left,
+        right=min(region.right, right),
+        row_unit=region.row_unit + new_top - region.top,
+        column_unit=region.column_unit + new_left - region.left,
     )
 
 
@@ -172,10 +177,6 @@ def _join(extents: Sequence[tuple[Path, int, int, Piece]], slot_bytes: int) -> I
                 yield Slot(path, start, stop - start, tuple(pieces))
             path, start, pieces = file, offset, []
         stop = offset + length
-        pieces.append(_at(piece, offset - start))
+        pieces.append(replace(piece, offset=offset - start))
     if path is not None:
         yield Slot(path, start, stop - start, tuple(pieces))
-
-
-def _at(piece: Piece, offset: int) -> Piece:
-    return Piece(offset, piece.stride, piece.dtype, piece.top, piece.bottom, piece.left, piece.right, piece.regions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from weightprint.data import TensorSpec
@@ -77,22 +77,22 @@ def _place(name: str, tensor: Tensor, file: OpenedFile, locate: Callable[[Storag
             f"view of {numel} elements from element {tensor.offset} is larger than its storage of {available} bytes"
         )
         raise CheckpointError("E_VIEW_INVALID", message)
-    if numel and tuple(_dense(tensor.shape)) != tuple(
-        stride for stride, size in zip(tensor.stride, tensor.shape, strict=True) if size > 1
-    ):
+    row_major = _is_dense(tensor.shape, tensor.stride)
+    column_major = len(tensor.shape) == 2 and _is_dense(tensor.shape[::-1], tensor.stride[::-1])
+    if not row_major and not column_major:
         message = (
             f"view of shape {tensor.shape} and stride {tensor.stride} is not contiguous; save it with .contiguous()"
         )
         raise CheckpointError("E_VIEW_INVALID", message)
-    return TensorSpec(name, tensor.shape, tensor.dtype, file.path, start + first, numel * itemsize)
+    nbytes = numel * itemsize
+    return TensorSpec(name, tensor.shape, tensor.dtype, file.path, start + first, nbytes, not row_major)
 
 
-def _dense(shape: tuple[int, ...]) -> Iterator[int]:
-    """Strides of a contiguous tensor for its dimensions longer than one."""
-    strides = []
+def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether the elements lie row-major without a gap; the stride of a dimension of length one says nothing."""
     step = 1
-    for size in reversed(shape):
-        if size > 1:
-            strides.append(step)
+    for size, own in zip(reversed(shape), reversed(stride), strict=True):
+        if size > 1 and own != step:
+            return 0 in shape
         step *= size
-    yield from reversed(strides)
+    return True
