@@ -1,7 +1,7 @@
 """One weight file, opened without surprises: stat first, regular files only, bounded reads.
 
-A pipe with the name of a weight file would block an open, so nothing is opened before stat says that it is a regular file;
-the descriptor is checked once more after.
+A pipe with the name of a weight file would block an open, so nothing is opened before stat says that it is a regular
+file; the descriptor is checked once more after.
 """
 
 from __future__ import annotations

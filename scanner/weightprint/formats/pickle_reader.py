@@ -2,8 +2,8 @@
 
 ``pickletools.genops`` takes the stream apart; a small stack machine puts together the few kinds of value that a
 state dict needs. The globals that ``torch.load(weights_only=True)`` admits stand in a table, each with an inert
-stand-in; any other global is refused by name. Size, keys and opcodes are bounded, so that a stream can cost no more than
-reading it. What is given up: objects of other classes, which weights_only refuses too.
+stand-in; any other global is refused by name. Size, keys and opcodes are bounded, so that a stream can cost no more
+than reading it. What is given up: objects of other classes, which weights_only refuses too.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ SIZES: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage that the pickle refers to: its key in the file, dtype and number of elements. ``view_offset`` is where, in
-    elements, a view of the older format starts inside it."""
+    """A storage that the pickle refers to: its key in the file, dtype and number of elements. ``view_offset`` is where,
+    in elements, a view of the older format starts inside it."""
 
     key: str
     dtype: str

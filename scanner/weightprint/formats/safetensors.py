@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from weightprint.data import TensorSpec
 from weightprint.errors import CheckpointError
@@ -110,7 +110,7 @@ def _tensor(file: OpenedFile, name: str, entry: object, start: int) -> TensorSpe
     return TensorSpec(name, tuple(shape), own, file.path, start + begin, end - begin)
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(entry) is int and 0 <= entry < 2**63 for entry in value)
 
 

@@ -1,7 +1,7 @@
 """PyTorch's zip format (since 1.6): ``<root>/data.pkl`` describes tensors, ``<root>/data/<key>`` holds their storages.
 
-The entries are stored, not compressed, so that a tensor is a byte range of the file. An entry that is compressed, stands twice or lies
-outside the file is refused: read as it is, it would give wrong weights without an error.
+The entries are stored, not compressed, so that a tensor is a byte range of the file. An entry that is compressed,
+stands twice or lies outside the file is refused: read as it is, it would give wrong weights without an error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from typing import IO, cast
 
 from weightprint.data import TensorSpec
 from weightprint.errors import CheckpointError, Notice
@@ -81,7 +82,7 @@ class _Window(io.RawIOBase):
 
 def _entries(file: OpenedFile) -> dict[str, zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(_Window(file)) as archive:  # type: ignore[arg-type]  it only reads and seeks
+        with zipfile.ZipFile(cast(IO[bytes], _Window(file))) as archive:  # it only reads and seeks
             listed = archive.infolist()
     except CheckpointError:
         raise

@@ -1,8 +1,8 @@
 """PyTorch's older format (before 1.6): pickles one after the other, then the storages.
 
-Magic number, protocol version, system information, the object, and the list of storage keys are five pickles; after them, in
-the order of the key list, each storage is an 8-byte little-endian element count followed by its bytes. So every byte range
-can be computed from the pickles, and no storage needs to be read.
+Magic number, protocol version, system information, the object, and the list of storage keys are five pickles; after
+them, in the order of the key list, each storage is an 8-byte little-endian element count followed by its bytes. So
+every byte range can be computed from the pickles, and no storage needs to be read.
 """
 
 from __future__ import annotations
