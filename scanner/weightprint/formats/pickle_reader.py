@@ -2,8 +2,9 @@
 
 ``pickletools.genops`` takes the stream apart; a small stack machine puts together the few kinds of value that a
 state dict needs. The globals that ``torch.load(weights_only=True)`` admits stand in a table, each with an inert
-stand-in; any other global is refused by name. Size, keys and opcodes are bounded, so that a stream can cost no more
-than reading it. What is given up: objects of other classes, which weights_only refuses too.
+stand-in; any other global is refused by name. Bytes, opcodes and the length of every call are bounded, and nothing
+from the stream is printed or hashed but text, so that a stream costs no more than reading it. What is given up:
+objects of other classes, which weights_only refuses too, and dictionary entries whose key is no text.
 """
 
 from __future__ import annotations
@@ -11,73 +12,38 @@ from __future__ import annotations
 import io
 import pickletools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weightprint.errors import CheckpointError
 from weightprint.formats.opened import OpenedFile
+from weightprint.formats.torch_names import DTYPE_SIZES, STORAGE_DTYPES, TORCH_DTYPES
 
 MAX_PICKLE = 64 * 2**20
+MAX_OPCODES = 10_000_000
+MAX_ARGUMENTS = 64
+MAX_DIMENSIONS = 64
 FIRST_WINDOW = 2**20
-
-STORAGE_DTYPES: dict[str, str] = {
-    "FloatStorage": "f32",
-    "HalfStorage": "f16",
-    "BFloat16Storage": "bf16",
-    "DoubleStorage": "f64",
-    "CharStorage": "i8",
-    "ByteStorage": "u8",
-    "ShortStorage": "i16",
-    "IntStorage": "i32",
-    "LongStorage": "i64",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "c64",
-    "ComplexDoubleStorage": "c128",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "UntypedStorage": "bytes",
-}
-
-TORCH_DTYPES: dict[str, str] = {
-    "float32": "f32",
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "float64": "f64",
-    "float8_e4m3fn": "f8_e4m3",
-    "float8_e5m2": "f8_e5m2",
-    "float8_e4m3fnuz": "f8_e4m3fnuz",
-    "float8_e5m2fnuz": "f8_e5m2fnuz",
-    "int8": "i8",
-    "uint8": "u8",
-    "int16": "i16",
-    "uint16": "u16",
-    "int32": "i32",
-    "uint32": "u32",
-    "int64": "i64",
-    "uint64": "u64",
-    "bool": "bool",
-    "complex64": "c64",
-    "complex128": "c128",
-}
-
-SIZES: dict[str, int] = {
-    **{"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "f8_e4m3": 1, "f8_e5m2": 1, "f8_e4m3fnuz": 1, "f8_e5m2fnuz": 1},
-    **{"i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "i64": 8, "u64": 8, "bool": 1, "c64": 8, "c128": 16},
-    **{"qint8": 1, "quint8": 1, "qint32": 4, "bytes": 1},
-}
-"""Bytes per element of every dtype that a PyTorch storage can have."""
+LARGEST = 2**63
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage that the pickle refers to: its key in the file, dtype and number of elements. ``view_offset`` is where,
-    in elements, a view of the older format starts inside it."""
+    """A storage that the pickle refers to: its key in the file, dtype and number of elements.
+
+    The older format knows views of storages: of ``view_numel`` elements from element ``view_offset``.
+    """
 
     key: str
     dtype: str
     numel: int
     view_offset: int = 0
+    view_numel: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole storage."""
+        return self.numel * DTYPE_SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -92,6 +58,22 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class OddTensor:
+    """A tensor whose values are not simply the bytes of a storage; ``kind`` says what it is."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Pickle:
+    """One pickle: its value, the offset after it, and every storage that it refers to, by key."""
+
+    value: Any
+    end: int
+    storages: dict[str, Storage]
+
+
+@dataclass(frozen=True)
 class _Global:
     """The inert stand-in of an admitted global: what calling it gives, and the dtype it names if it names one."""
 
@@ -100,72 +82,27 @@ class _Global:
     dtype: str | None = None
 
 
+@dataclass
+class _Machine:
+    """Stack, memo and storages of one run."""
+
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[Any, Any] = field(default_factory=dict)
+    storages: dict[str, Storage] = field(default_factory=dict)
+
+
 class _Inert:
     """The value of something that weights do not need."""
 
-
-def _tensor_v2(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
-    return _tensor(storage, storage.dtype, offset, shape, stride)
+    __slots__ = ()
 
 
-def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
-) -> Tensor:
-    return _tensor(storage, dtype.dtype, offset, shape, stride)
+_INERT = _Inert()
+_MARK = object()
 
 
-def _tensor(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
-    if not isinstance(storage, Storage) or dtype not in SIZES:
-        raise ValueError("a tensor without a storage")
-    if len(shape) != len(stride) or len(shape) > 64:
-        raise ValueError("a tensor whose shape and stride do not fit together")
-    for number in (offset, *shape, *stride):
-        if type(number) is not int or not 0 <= number < 2**63:
-            raise ValueError(f"a tensor with {number!r} for a size")
-    return Tensor(storage, dtype, offset, tuple(shape), tuple(stride))
-
-
-def _from_type(build: Any, _type: Any, arguments: Any, *_: Any) -> Any:
-    if not isinstance(build, _Global):
-        raise ValueError("a tensor built by something else than a global")
-    return build.build(*arguments)
-
-
-def _inert(*_: Any) -> _Inert:
-    return _Inert()
-
-
-ADMITTED: dict[str, _Global] = {
-    entry.name: entry
-    for entry in (
-        _Global("collections OrderedDict", lambda *_: {}),
-        _Global("collections Counter", _inert),
-        _Global("collections defaultdict", lambda *_: {}),
-        _Global("builtins set", _inert),
-        _Global("__builtin__ set", _inert),
-        _Global("builtins bytearray", _inert),
-        _Global("_codecs encode", lambda text, *_: str(text).encode("latin-1")),
-        _Global("torch Size", lambda sizes=(): tuple(sizes)),
-        _Global("torch device", _inert),
-        _Global("torch Tensor", _inert),
-        _Global("torch._utils _rebuild_tensor", _tensor_v2),
-        _Global("torch._utils _rebuild_tensor_v2", _tensor_v2),
-        _Global("torch._utils _rebuild_tensor_v3", _tensor_v3),
-        _Global("torch._utils _rebuild_parameter", lambda data, *_: data),
-        _Global("torch._utils _rebuild_parameter_with_state", lambda data, *_: data),
-        _Global("torch._tensor _rebuild_from_type_v2", _from_type),
-        _Global("torch._tensor _rebuild_from_type", _from_type),
-        _Global("torch.nn.parameter Parameter", lambda data=None, *_: data),
-        _Global("torch.storage UntypedStorage", _inert, "bytes"),
-        *(_Global(f"torch {name}", _inert, dtype) for name, dtype in STORAGE_DTYPES.items()),
-        *(_Global(f"torch.cuda {name}", _inert, dtype) for name, dtype in STORAGE_DTYPES.items()),
-        *(_Global(f"torch {name}", _inert, dtype) for name, dtype in TORCH_DTYPES.items()),
-    )
-}
-
-
-def read_pickle(file: OpenedFile, offset: int, limit: int | None = None) -> tuple[Any, int]:
-    """The value of the pickle at ``offset`` and the offset after it; raises CheckpointError.
+def read_pickle(file: OpenedFile, offset: int, limit: int | None = None) -> Pickle:
+    """The pickle at ``offset``; raises CheckpointError E_PICKLE_INVALID or E_PICKLE_UNSAFE.
 
     ``limit`` is how many bytes belong to it at most, where the container says so.
     """
@@ -177,11 +114,11 @@ def read_pickle(file: OpenedFile, offset: int, limit: int | None = None) -> tupl
     while True:
         # Most pickles are small: the window grows only if the stream does not end inside it.
         try:
-            value, length = _interpret(file.read(offset, window))
-            return value, offset + length
+            value, length, storages = _interpret(file.read(offset, window))
+            return Pickle(value, offset + length, storages)
         except CheckpointError as error:
             raise CheckpointError(error.code, error.message, path=file.path) from None
-        except (Exception, RecursionError) as error:  # noqa: BLE001  a broken stream can fail in any way
+        except Exception as error:  # noqa: BLE001  a broken stream can fail in any way
             if window >= available:
                 detail = " ".join(f"{type(error).__name__}: {error}".split())[:150]
                 message = f"holds no readable pickle at byte {offset} ({detail}); fetch the file again"
@@ -189,44 +126,148 @@ def read_pickle(file: OpenedFile, offset: int, limit: int | None = None) -> tupl
             window = min(available, window * 8)
 
 
-_MARK = object()
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+def _interpret(data: bytes) -> tuple[Any, int, dict[str, Storage]]:
+    """Run the stack machine over one pickle; any exception but CheckpointError means a broken stream."""
+    machine = _Machine()
+    stack, memo = machine.stack, machine.memo
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(io.BytesIO(data))):
+        name = opcode.name
+        if name in _LITERALS:
+            stack.append(argument)
+        elif name in _GETS:
+            stack.append(memo[argument])
+        elif name in _PUTS:
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif name == "STOP":
+            return stack.pop(), (position or 0) + 1, machine.storages
+        elif name in _OPCODES:
+            _OPCODES[name](machine, argument)
+        else:
+            message = f"its pickle uses the opcode {name}, which weights do not need; save the state dict alone"
+            raise CheckpointError("E_PICKLE_UNSAFE", message)
+        if count > MAX_OPCODES:
+            raise CheckpointError("E_PICKLE_INVALID", f"holds a pickle of more than {MAX_OPCODES} opcodes")
+    raise ValueError("the stream does not end")
+
+
+# --- what the admitted globals build --------------------------------------------------------------------------
+
+
+def _tensor_v2(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor | OddTensor:
+    metadata = rest[2] if len(rest) > 2 else None
+    if isinstance(metadata, dict) and any(metadata.get(bit) for bit in ("conj", "neg")):
+        return OddTensor("a lazily conjugated or negated view")
+    return _tensor(storage, storage.dtype, offset, shape, stride)
+
+
+def _tensor_v3(
+    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+) -> Tensor:
+    return _tensor(storage, dtype.dtype, offset, shape, stride)
+
+
+def _tensor(storage: Any, dtype: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
+    if not isinstance(storage, Storage) or dtype not in DTYPE_SIZES:
+        raise ValueError("a tensor without a storage")
+    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError("a tensor whose shape and stride do not fit together")
+    if not all(_is_natural(number) for number in (offset, *shape, *stride)):
+        raise ValueError("a tensor whose offset, shape or stride is no natural number")
+    return Tensor(storage, dtype, offset, tuple(shape), tuple(stride))
+
+
+def _is_natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
+
+
+def _from_type(build: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    return _call(build, arguments)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    if not isinstance(function, _Global):
+        raise ValueError("a call of something that is no global")
+    if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        raise ValueError(f"a call of {function.name} with unfit arguments")
+    return function.build(*arguments)
+
+
+def _inert(*_: Any) -> _Inert:
+    return _INERT
+
+
+def _first(data: Any = None, *_: Any) -> Any:
+    return data
+
+
+def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    if not isinstance(sizes, list | tuple) or len(sizes) > MAX_DIMENSIONS:
+        raise ValueError("a torch.Size of something else than sizes")
+    return tuple(sizes)
+
+
+def _ordered(items: Any = None) -> dict[str, Any]:
+    """An OrderedDict; Python 2 gave it its items as one list of pairs, which is emptied so that it pays once."""
+    target: dict[str, Any] = {}
+    if isinstance(items, list):
+        for key, value in items:
+            _set_item(target, key, value)
+        items.clear()
+    return target
+
+
+def _odd(kind: str) -> Callable[..., OddTensor]:
+    return lambda *_: OddTensor(kind)
+
+
+ADMITTED: dict[str, _Global] = {
+    entry.name: entry
+    for entry in (
+        _Global("collections OrderedDict", _ordered),
+        _Global("collections Counter", _inert),
+        _Global("collections defaultdict", lambda *_: {}),
+        *(_Global(f"{module} {name}", _inert) for module in ("builtins", "__builtin__") for name in ("set", "complex")),
+        _Global("builtins bytearray", _inert),
+        _Global("_codecs encode", _inert),
+        _Global("torch Size", _size),
+        _Global("torch device", _inert),
+        _Global("torch Tensor", _inert),
+        _Global("torch.serialization _get_layout", _inert),
+        _Global("torch._utils _rebuild_tensor", _tensor_v2),
+        _Global("torch._utils _rebuild_tensor_v2", _tensor_v2),
+        _Global("torch._utils _rebuild_tensor_v3", _tensor_v3),
+        _Global("torch._utils _rebuild_parameter", _first),
+        _Global("torch._utils _rebuild_parameter_with_state", _first),
+        _Global("torch._utils _rebuild_qtensor", _odd("a quantised tensor")),
+        _Global("torch._utils _rebuild_sparse_tensor", _odd("a sparse tensor")),
+        _Global("torch._utils _rebuild_nested_tensor", _odd("a nested tensor")),
+        _Global("torch._utils _rebuild_meta_tensor_no_storage", _odd("a meta tensor, which has no values")),
+        _Global("torch._utils _rebuild_wrapper_subclass", _odd("a wrapped tensor")),
+        _Global("torch._utils _rebuild_device_tensor_from_cpu_tensor", _first),
+        _Global("torch._tensor _rebuild_from_type_v2", _from_type),
+        _Global("torch._tensor _rebuild_from_type", _from_type),
+        _Global("torch.nn.parameter Parameter", _first),
+        *(_Global(f"torch{place} UntypedStorage", _inert, "bytes") for place in ("", ".storage")),
+        *(
+            _Global(f"torch{place} {name}", _inert, dtype)
+            for place in ("", ".cuda")
+            for name, dtype in STORAGE_DTYPES.items()
+        ),
+        *(_Global(f"torch {name}", _inert, dtype) for name, dtype in TORCH_DTYPES.items()),
+    )
+}
+"""``module name`` -> stand-in; what weights_only admits, less what only other devices and tensor classes need."""
+
+
+# --- opcodes --------------------------------------------------------------------------------------------------
+
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def _interpret(data: bytes) -> tuple[Any, int]:
-    """Run the stack machine over one pickle; any exception but CheckpointError means a broken stream."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for opcode, argument, position in pickletools.genops(io.BytesIO(data)):
-        name = opcode.name
-        if name == "STOP":
-            return stack.pop(), (position or 0) + 1
-        if name in _LITERALS:
-            stack.append(argument)
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[argument])
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            stack.append(_admit(argument if name == "GLOBAL" else _stack_global(stack)))
-        elif name not in ("PROTO", "FRAME"):
-            _OPCODES[name](stack)
-    raise ValueError("the stream does not end")
-
-
-def _stack_global(stack: list[Any]) -> str:
-    name, module = stack.pop(), stack.pop()
-    return f"{module} {name}"
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 
 
 def _admit(name: str) -> _Global:
@@ -241,111 +282,136 @@ def _admit(name: str) -> _Global:
     return found
 
 
-def _pop_mark(stack: list[Any]) -> list[Any]:
+def _global(machine: _Machine, argument: Any) -> None:
+    machine.stack.append(_admit(argument))
+
+
+def _stack_global(machine: _Machine, _: Any) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    if type(name) is not str or type(module) is not str:
+        raise ValueError("a global whose name is no text")
+    machine.stack.append(_admit(f"{module} {name}"))
+
+
+def _pop_mark(machine: _Machine) -> list[Any]:
+    stack = machine.stack
     position = len(stack) - 1
-    while stack[position] is not _MARK:
+    while position >= 0 and stack[position] is not _MARK:
         position -= 1
-        if position < 0:
-            raise ValueError("no mark on the stack")
+    if position < 0:
+        raise ValueError("no mark on the stack")
     values = stack[position + 1 :]
     del stack[position:]
     return values
 
 
-def _set_items(target: Any, flat: list[Any]) -> None:
-    if isinstance(target, _Inert):
-        return
-    for key, value in zip(flat[::2], flat[1::2], strict=True):
-        # Nested tuples can make a single hash take forever; no state dict has such keys.
-        if not isinstance(key, str | int | float | bytes | None):
-            if not isinstance(key, tuple) or any(isinstance(part, tuple) for part in key):
-                raise ValueError(f"a dictionary with a {type(key).__name__} for a key")
-            continue
+def _set_item(target: Any, key: Any, value: Any) -> None:
+    """Entries that are not named by text hold no weights, and hashing what a stream makes up may take forever."""
+    if type(key) is str and type(target) is dict:
         target[key] = value
 
 
-def _reduce(stack: list[Any]) -> None:
-    arguments, function = stack.pop(), stack.pop()
-    if not isinstance(function, _Global):
-        raise ValueError("a call of something that is no global")
-    stack.append(function.build(*arguments))
+def _set_items(target: Any, flat: list[Any]) -> None:
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        _set_item(target, key, value)
 
 
-def _build(stack: list[Any]) -> None:
-    stack.pop()  # attributes of a dictionary or a parameter: _metadata and the like
+def _reduce(machine: _Machine, _: Any) -> None:
+    arguments, function = machine.stack.pop(), machine.stack.pop()
+    machine.stack.append(_call(function, arguments))
 
 
-def _persistent(stack: list[Any]) -> None:
-    kind, storage, key, _location, numel, *view = stack.pop()
-    if kind != "storage" or not isinstance(storage, _Global) or storage.dtype not in SIZES:
+def _persistent(machine: _Machine, _: Any) -> None:
+    kind, storage_type, key, _location, numel, *view = machine.stack.pop()
+    if type(kind) is not str or kind != "storage":
+        message = "its pickle holds a whole module; save the state dict alone, or convert it to safetensors"
+        raise CheckpointError("E_PICKLE_UNSAFE", message)
+    dtype = storage_type.dtype if isinstance(storage_type, _Global) else None
+    if type(key) is not str or dtype is None or not _is_natural(numel):
         raise ValueError("a persistent identity that is no storage")
-    if type(numel) is not int or not 0 <= numel < 2**63:
-        raise ValueError(f"a storage of {numel!r} elements")
-    view_offset = 0
+    storage = Storage(key, dtype, numel)
+    known = machine.storages.setdefault(key, storage)
+    if known.nbytes != storage.nbytes:
+        raise ValueError("a storage of two sizes")
     if view and view[0] is not None:
-        _, view_offset, _ = view[0]
-        if type(view_offset) is not int or view_offset < 0:
-            raise ValueError("a storage view at no offset")
-    stack.append(Storage(str(key), storage.dtype, numel, view_offset))
+        _, view_offset, view_numel = view[0]
+        if not _is_natural(view_offset) or not _is_natural(view_numel):
+            raise ValueError("a storage view whose offset or size is no natural number")
+        storage = Storage(key, dtype, numel, view_offset, view_numel)
+    machine.stack.append(storage)
 
 
-def _tuple_of(count: int) -> Callable[[list[Any]], None]:
-    def build(stack: list[Any]) -> None:
-        values = tuple(stack[-count:])
+def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
+    def build(machine: _Machine, _: Any) -> None:
+        values = tuple(machine.stack[-count:])
         if len(values) != count:
             raise ValueError("too few values for a tuple")
-        del stack[-count:]
-        stack.append(values)
+        del machine.stack[-count:]
+        machine.stack.append(values)
 
     return build
 
 
-def _append(stack: list[Any]) -> None:
-    value = stack.pop()
-    stack[-1].append(value)
+def _append(machine: _Machine, _: Any) -> None:
+    value = machine.stack.pop()
+    machine.stack[-1].append(value)
 
 
-def _appends(stack: list[Any]) -> None:
-    values = _pop_mark(stack)
-    stack[-1].extend(values)
+def _appends(machine: _Machine, _: Any) -> None:
+    values = _pop_mark(machine)
+    machine.stack[-1].extend(values)
 
 
-def _set_item(stack: list[Any]) -> None:
-    value, key = stack.pop(), stack.pop()
-    _set_items(stack[-1], [key, value])
+def _set_one(machine: _Machine, _: Any) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    _set_item(machine.stack[-1], key, value)
 
 
-def _set_marked_items(stack: list[Any]) -> None:
-    flat = _pop_mark(stack)
-    _set_items(stack[-1], flat)
+def _set_marked(machine: _Machine, _: Any) -> None:
+    flat = _pop_mark(machine)
+    _set_items(machine.stack[-1], flat)
 
 
-def _dictionary(stack: list[Any]) -> None:
-    target: dict[Any, Any] = {}
-    _set_items(target, _pop_mark(stack))
-    stack.append(target)
+def _dictionary(machine: _Machine, _: Any) -> None:
+    target: dict[str, Any] = {}
+    _set_items(target, _pop_mark(machine))
+    machine.stack.append(target)
 
 
-_OPCODES: dict[str, Callable[[list[Any]], Any]] = {
-    "MARK": lambda stack: stack.append(_MARK),
-    "POP": lambda stack: stack.pop(),
-    "POP_MARK": _pop_mark,
-    "DUP": lambda stack: stack.append(stack[-1]),
-    "EMPTY_LIST": lambda stack: stack.append([]),
-    "EMPTY_TUPLE": lambda stack: stack.append(()),
-    "EMPTY_DICT": lambda stack: stack.append({}),
-    "EMPTY_SET": lambda stack: stack.append(_Inert()),
-    "ADDITEMS": _pop_mark,
-    "LIST": lambda stack: stack.append(_pop_mark(stack)),
-    "TUPLE": lambda stack: stack.append(tuple(_pop_mark(stack))),
-    **{name: _tuple_of(count) for name, count in _TUPLES.items()},
+def _push(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.stack.append(make())
+
+
+_OPCODES: dict[str, Callable[[_Machine, Any], Any]] = {
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "NONE": _push(lambda: None),
+    "NEWTRUE": _push(lambda: True),
+    "NEWFALSE": _push(lambda: False),
+    "MARK": _push(lambda: _MARK),
+    "EMPTY_LIST": _push(list),
+    "EMPTY_TUPLE": _push(tuple),
+    "EMPTY_DICT": _push(dict),
+    "EMPTY_SET": _push(_inert),
+    "POP": lambda machine, _: machine.stack.pop(),
+    "POP_MARK": lambda machine, _: _pop_mark(machine),
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "ADDITEMS": lambda machine, _: _pop_mark(machine),
+    "LIST": lambda machine, _: machine.stack.append(_pop_mark(machine)),
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(_pop_mark(machine))),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
     "DICT": _dictionary,
     "APPEND": _append,
     "APPENDS": _appends,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_marked_items,
+    "SETITEM": _set_one,
+    "SETITEMS": _set_marked,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
     "REDUCE": _reduce,
     "NEWOBJ": _reduce,
-    "BUILD": _build,
+    "BUILD": lambda machine, _: machine.stack.pop(),  # attributes of a dictionary or a parameter: _metadata and such
     "BINPERSID": _persistent,
 }
+"""What each opcode does to the machine; any other opcode is refused."""

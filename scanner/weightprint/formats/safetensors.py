@@ -2,7 +2,9 @@
 
 Validated in this order, each before anything is allocated or believed: length against the cap and the file, UTF-8, JSON
 object without duplicate keys, every entry's dtype, shape and offsets, bytes against shape, then the whole file: no
-overlap, no hole, nothing missing at the end, nothing left over.
+overlap, no hole, nothing missing at the end, nothing left over. A dtype that is not known here keeps its name in
+lower case; only its place is checked, since nobody reads it. What the entries hold is never printed but as numbers
+and short names.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, TypeGuard
 
 from weightprint.data import TensorSpec
 from weightprint.errors import CheckpointError
-from weightprint.formats.opened import OpenedFile
+from weightprint.formats.opened import OpenedFile, is_text
 
 MAX_HEADER = 25 * 2**20
 MAX_TENSORS = 1_000_000
@@ -47,12 +49,16 @@ BITS: dict[str, tuple[str, int]] = {
     "U64": ("u64", 64),
 }
 
+KNOWN_NAMES = frozenset(own for own, _ in BITS.values())
+
 
 def read(file: OpenedFile) -> tuple[tuple[TensorSpec, ...], str]:
     """Tensors in file order and the hex SHA-256 of the header; raises CheckpointError."""
     header, start = _header(file)
     entries = _entries(file, header)
-    tensors = sorted((_tensor(file, name, entry, start) for name, entry in entries.items()), key=lambda t: t.offset)
+    tensors = sorted(
+        (_tensor(file, name, entry, start) for name, entry in entries.items()), key=lambda t: (t.offset, t.nbytes)
+    )
     _require_coverage(file, tensors, start)
     return tuple(tensors), hashlib.sha256(header).hexdigest()
 
@@ -91,19 +97,21 @@ def _entries(file: OpenedFile, header: bytes) -> dict[str, Any]:
 
 
 def _tensor(file: OpenedFile, name: str, entry: object, start: int) -> TensorSpec:
-    if len(name) > MAX_NAME:
-        raise _invalid(file, f"has a tensor name of {len(name)} characters, limit {MAX_NAME}")
+    if len(name) > MAX_NAME or not is_text(name):
+        raise _invalid(file, f"has a tensor name that is no text of up to {MAX_NAME} characters")
     if not isinstance(entry, dict):
         raise _invalid(file, "entry is not an object", name)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str):
-        raise _invalid(file, f"dtype is {dtype!r}, not a name", name)
+        raise _invalid(file, "dtype is not a name", name)
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        raise _invalid(file, f"shape is {str(shape)[:100]}, not a list of sizes", name)
+        raise _invalid(file, "shape is not a list of sizes", name)
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _invalid(file, f"data_offsets are {str(offsets)[:100]}, not a begin and an end", name)
+        raise _invalid(file, "data_offsets are not a begin and an end", name)
     begin, end = offsets
     own, bits = BITS.get(dtype, (dtype.lower()[:40], 0))
+    if not bits and (own in KNOWN_NAMES or not is_text(own)):
+        raise _invalid(file, f"dtype {dtype[:40]!r} is no dtype of safetensors", name)
     expected = math.prod(shape) * bits
     if bits and (expected % 8 or expected // 8 != end - begin):
         raise _invalid(file, f"shape {shape} of {dtype} is not the {end - begin} bytes of its data_offsets", name)

@@ -18,19 +18,17 @@ from weightprint.formats.pickle_reader import Storage, read_pickle
 from weightprint.formats.state_dict import find_tensors, place_tensors
 
 LOCAL_HEADER = 30
-MAX_READ = 256 * 2**20
+ENCRYPTED = 0x1
+MAX_DIRECTORY = 32 * 2**20
 
 
 def read(file: OpenedFile) -> tuple[tuple[TensorSpec, ...], str, tuple[Notice, ...]]:
-    """Tensors in file order, the digest of pickle and directory, notices; raises CheckpointError."""
+    """Tensors in file order, the digest of pickle and extents, notices; raises CheckpointError."""
     entries = _entries(file)
-    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise CheckpointError("E_FORMAT_UNKNOWN", "is a zip file, but not one that torch.save wrote", path=file.path)
-    root = pickles[0].removesuffix("data.pkl")
+    root = _root(file, entries)
     _require_little_endian(file, entries.get(f"{root}byteorder"))
-    start, length = _extent(file, entries[pickles[0]])
-    value, _ = read_pickle(file, start, length)
+    start, length = _extent(file, entries[f"{root}data.pkl"])
+    pickle = read_pickle(file, start, length)
     digest = hashlib.sha256(file.read(start, length))
     extents: dict[str, tuple[int, int]] = {}
 
@@ -42,7 +40,7 @@ def read(file: OpenedFile) -> tuple[tuple[TensorSpec, ...], str, tuple[Notice, .
             extents[storage.key] = _extent(file, entry)
         return extents[storage.key]
 
-    specs, notices = place_tensors(find_tensors(value, file), file, locate)
+    specs, notices = place_tensors(find_tensors(pickle.value, file), file, locate)
     digest.update(repr(sorted(extents.items())).encode())
     return specs, digest.hexdigest(), notices
 
@@ -73,8 +71,8 @@ class _Window(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._file.size - self._position)
         size = left if size is None or size < 0 else min(size, left)
-        if size > MAX_READ:
-            raise OSError(f"a directory of {size} bytes is larger than the limit of {MAX_READ}")
+        if size > MAX_DIRECTORY:
+            raise OSError(f"a directory of {size} bytes is larger than the limit of {MAX_DIRECTORY}")
         data = self._file.read(self._position, size)
         self._position += len(data)
         return data
@@ -95,15 +93,32 @@ def _entries(file: OpenedFile) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
+def _root(file: OpenedFile, entries: dict[str, zipfile.ZipInfo]) -> str:
+    """The folder inside the zip that holds everything, with its slash."""
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) == 1:
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}constants.pkl" in entries:
+            message = "is a TorchScript program, which is not read; save the state dict of the module it was made from"
+            raise CheckpointError("E_FORMAT_REFUSED", message, path=file.path)
+        return root
+    if entries and all(name.endswith(".npy") for name in entries):
+        message = "is a numpy archive, which is not read; convert it to safetensors"
+        raise CheckpointError("E_FORMAT_REFUSED", message, path=file.path)
+    message = "is a zip file, but not one that torch.save wrote; convert the checkpoint to safetensors"
+    raise CheckpointError("E_FORMAT_UNKNOWN", message, path=file.path)
+
+
 def _extent(file: OpenedFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
     """(offset, length) of a stored entry's bytes."""
     name = entry.filename[:100]
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        message = f"{name} is compressed in the zip; save the checkpoint again with torch.save"
+    if entry.flag_bits & ENCRYPTED or entry.compress_type != zipfile.ZIP_STORED:
+        message = f"{name} is compressed or encrypted in the zip; save the checkpoint again with torch.save"
         raise CheckpointError("E_ZIP_COMPRESSED", message, path=file.path)
     header = file.read(entry.header_offset, LOCAL_HEADER) if entry.header_offset >= 0 else b""
-    if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-        raise CheckpointError("E_HEADER_INVALID", f"{name} has no local header in the zip", path=file.path)
+    if entry.compress_size != entry.file_size or len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        message = f"{name} is not where the zip directory says; fetch the file again"
+        raise CheckpointError("E_HEADER_INVALID", message, path=file.path)
     start = entry.header_offset + LOCAL_HEADER + int.from_bytes(header[26:28], "little")
     start += int.from_bytes(header[28:30], "little")
     if start + entry.file_size > file.size:

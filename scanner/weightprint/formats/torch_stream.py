@@ -13,7 +13,7 @@ from typing import Any
 from weightprint.data import TensorSpec
 from weightprint.errors import CheckpointError, Notice
 from weightprint.formats.opened import OpenedFile
-from weightprint.formats.pickle_reader import SIZES, Storage, Tensor, read_pickle
+from weightprint.formats.pickle_reader import Storage, read_pickle
 from weightprint.formats.state_dict import find_tensors, place_tensors
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -22,24 +22,23 @@ COUNT_BYTES = 8
 
 
 def read(file: OpenedFile) -> tuple[tuple[TensorSpec, ...], str, tuple[Notice, ...]]:
-    """Tensors in file order, the digest of the pickles and counts, notices; raises CheckpointError."""
-    magic, offset = read_pickle(file, 0)
-    if magic != MAGIC:
+    """Tensors in file order, the digest of pickles and counts, notices; raises CheckpointError."""
+    magic = read_pickle(file, 0)
+    if type(magic.value) is not int or magic.value != MAGIC:
         message = "is a pickle, but not one that torch.save wrote; save a state dict with torch.save or as safetensors"
         raise CheckpointError("E_NOT_STATE_DICT", message, path=file.path)
-    version, offset = read_pickle(file, offset)
-    system, offset = read_pickle(file, offset)
-    if version != PROTOCOL or not isinstance(system, dict):
-        raise CheckpointError(
-            "E_HEADER_INVALID", f"has protocol version {str(version)[:20]}, not {PROTOCOL}", path=file.path
-        )
-    if system.get("little_endian") is not True:
+    version = read_pickle(file, magic.end)
+    system = read_pickle(file, version.end)
+    if type(version.value) is not int or version.value != PROTOCOL or not isinstance(system.value, dict):
+        message = f"has no protocol version {PROTOCOL} after its magic number; save it again with torch.save"
+        raise CheckpointError("E_HEADER_INVALID", message, path=file.path)
+    if system.value.get("little_endian") is not True:
         message = "was saved on a big-endian machine; save it again on a little-endian one"
         raise CheckpointError("E_FORMAT_REFUSED", message, path=file.path)
-    value, offset = read_pickle(file, offset)
-    keys, offset = read_pickle(file, offset)
-    digest = hashlib.sha256(file.read(0, offset))
-    extents = _extents(file, keys, _storages(value), offset)
+    state = read_pickle(file, system.end)
+    keys = read_pickle(file, state.end)
+    extents = _extents(file, keys.value, state.storages, keys.end)
+    digest = hashlib.sha256(file.read(0, keys.end))
     digest.update(repr(sorted(extents.items())).encode())
 
     def locate(storage: Storage) -> tuple[int, int]:
@@ -47,51 +46,28 @@ def read(file: OpenedFile) -> tuple[tuple[TensorSpec, ...], str, tuple[Notice, .
             raise CheckpointError("E_HEADER_INVALID", f"its storage {storage.key[:50]} is not in the file's key list")
         return extents[storage.key]
 
-    specs, notices = place_tensors(find_tensors(value, file), file, locate)
+    specs, notices = place_tensors(find_tensors(state.value, file), file, locate)
     return specs, digest.hexdigest(), notices
-
-
-def _storages(value: Any) -> dict[str, Storage]:
-    """Every storage that a tensor anywhere in ``value`` refers to; visited without recursion."""
-    found: dict[str, Storage] = {}
-    seen: set[int] = set()
-    waiting = [value]
-    while waiting:
-        entry = waiting.pop()
-        if isinstance(entry, Tensor):
-            entry = entry.storage
-        if isinstance(entry, Storage):
-            found[entry.key] = entry
-        elif isinstance(entry, dict | list | tuple) and id(entry) not in seen:
-            seen.add(id(entry))
-            waiting.extend(entry.values() if isinstance(entry, dict) else entry)
-    return found
 
 
 def _extents(file: OpenedFile, keys: Any, storages: dict[str, Storage], offset: int) -> dict[str, tuple[int, int]]:
     """Key -> (offset, bytes) of every storage, following the counts through the file."""
-    if not isinstance(keys, list):
-        raise CheckpointError("E_HEADER_INVALID", "its list of storage keys is no list", path=file.path)
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys):
+        raise CheckpointError("E_HEADER_INVALID", "its list of storage keys is no list of names", path=file.path)
     extents: dict[str, tuple[int, int]] = {}
-    for key in map(str, keys):
+    for key in keys:
         storage = storages.get(key)
-        if storage is None:
-            message = (
-                f"its storage {key[:50]} belongs to no tensor, so its size is not known; save the state dict alone"
-            )
+        if storage is None or key in extents:
+            message = f"lists storage {key[:50]} twice, or no tensor refers to it; save the state dict alone"
             raise CheckpointError("E_HEADER_INVALID", message, path=file.path)
-        count = int.from_bytes(file.read(offset, COUNT_BYTES), "little")
-        length = count * SIZES[storage.dtype]
-        if offset + COUNT_BYTES + length > file.size:
-            message = f"is {file.size} bytes long and ends before storage {key[:50]} does; fetch the file again"
+        end = offset + COUNT_BYTES + storage.nbytes
+        if end > file.size:
+            message = f"is {file.size} bytes long, storage {key[:50]} ends at {end}; fetch the file again"
             raise CheckpointError("E_FILE_TRUNCATED", message, path=file.path)
+        count = int.from_bytes(file.read(offset, COUNT_BYTES), "little")
         if count != storage.numel:
-            message = f"storage {key[:50]} has {count} elements, its pickle says {storage.numel}"
+            message = f"storage {key[:50]} has {count} elements, its pickle says {storage.numel}; fetch the file again"
             raise CheckpointError("E_HEADER_INVALID", message, path=file.path)
-        extents[key] = (offset + COUNT_BYTES, length)
-        offset += COUNT_BYTES + length
-    if offset != file.size:
-        raise CheckpointError(
-            "E_HEADER_INVALID", f"has {file.size - offset} bytes after the last storage", path=file.path
-        )
+        extents[key] = (offset + COUNT_BYTES, storage.nbytes)
+        offset = end
     return extents
