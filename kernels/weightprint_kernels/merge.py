@@ -46,8 +46,8 @@ def merge_groups(rows: FLOAT64, starts: INT64) -> list[MergedMoments]:
     abs_max = np.maximum.reduceat(rows[:, ABS_MAX], starts).tolist()
     zeros = np.add.reduceat(rows[:, N_ZERO], starts).tolist()
     return [
-        MergedMoments(int(count), *central, largest, int(zero))
-        for (count, *central), largest, zero in zip(merged.tolist(), abs_max, zeros, strict=True)
+        MergedMoments(int(count), mean, m2, m3, m4, largest, int(zero))
+        for (count, mean, m2, m3, m4), largest, zero in zip(merged.tolist(), abs_max, zeros, strict=True)
     ]
 
 
@@ -58,7 +58,15 @@ def combine(a: MergedMoments, b: MergedMoments) -> MergedMoments:
         for field in ("n_finite", "mean", "m2", "m3", "m4")
     )
     count, *central = _over(np.zeros(1, np.int64), n, mean, m2, m3, m4)[0].tolist()
-    return MergedMoments(int(count), *central, max(a.abs_max, b.abs_max), a.zeros + b.zeros)
+    return MergedMoments(
+        int(count),
+        mean=central[0],
+        m2=central[1],
+        m3=central[2],
+        m4=central[3],
+        abs_max=max(a.abs_max, b.abs_max),
+        zeros=a.zeros + b.zeros,
+    )
 
 
 def _over(starts: INT64, n: FLOAT64, mean: FLOAT64, m2: FLOAT64, m3: FLOAT64, m4: FLOAT64) -> FLOAT64:

@@ -120,7 +120,7 @@ def _runs(chunks: Chunks) -> Iterator[_Run]:
 def _typed(buffer: torch.Tensor, dtype: str) -> torch.Tensor | None:
     """The whole buffer in its own dtype, or None where its memory is not aligned for that."""
     itemsize = ITEMSIZE[dtype]
-    if buffer.data_ptr() % itemsize or buffer.storage_offset() % itemsize:
+    if len(buffer) < itemsize or buffer.data_ptr() % itemsize or buffer.storage_offset() % itemsize:
         return None
     return buffer[: len(buffer) // itemsize * itemsize].view(STORED[dtype])
 

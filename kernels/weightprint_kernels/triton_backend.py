@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from weightprint_kernels.layout import FLOAT32, INT64, ITEMSIZE, ROW_FIELDS, TILE_COLUMNS, UINT8, Chunks, Tiles
@@ -27,10 +27,11 @@ FORMATS: dict[str, dict[str, int | bool]] = {
 }
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
-SMALLEST_BLOCK = 1024
-ELEMENTS_PER_WARP = 512
-STRIP_SHAPE = (32, 128, TILE_COLUMNS)
+BLOCKS = (1024, 2048, 4096, 8192)
+STRIP_COLUMNS = 128
 STRIP_WARPS = 8
+WIDE = 16
+"""Access of 128 bits. Narrow loads need an address each, so a thread gets fewer elements to stay within 64 registers."""
 
 
 class TritonBackend:
@@ -48,7 +49,7 @@ class TritonBackend:
         """Partial rows, float32 [n, 8]."""
         rows = torch.full((len(chunks), len(ROW_FIELDS)), torch.nan, device=self.device)
         access = _access(buffer, dtype, chunks.offset, chunks.count * ITEMSIZE[dtype])
-        block = block_sizes(chunks.count)
+        block = np.array(BLOCKS)[np.searchsorted(BLOCKS, chunks.count)]
         with self._current():
             for mode, size in sorted(set(zip(access.tolist(), block.tolist(), strict=True))):
                 chosen = np.flatnonzero((access == mode) & (block == size))
@@ -58,10 +59,7 @@ class TritonBackend:
                     _view(buffer, unit),
                     self._table(table),
                     rows,
-                    **FORMATS[dtype],
-                    BLOCK=size,
-                    ACCESS=mode,
-                    num_warps=size // ELEMENTS_PER_WARP,
+                    **moments_variant(dtype, mode, size),
                 )
         return _to_host(rows)
 
@@ -74,14 +72,11 @@ class TritonBackend:
                 chosen = np.flatnonzero(access == mode)
                 unit = 1 if mode == 1 else ITEMSIZE[dtype]
                 start, stride = tiles.offset[chosen] // unit, tiles.stride[chosen] // unit
-                column_energies_kernel[(len(chosen), TILE_COLUMNS // STRIP_SHAPE[1])](
+                column_energies_kernel[(len(chosen), TILE_COLUMNS // STRIP_COLUMNS)](
                     _view(buffer, unit),
                     self._table([start, stride, tiles.rows[chosen], tiles.columns[chosen], chosen]),
                     sums,
-                    **FORMATS[dtype],
-                    ACCESS=mode,
-                    SHAPE=STRIP_SHAPE,
-                    num_warps=STRIP_WARPS,
+                    **column_energies_variant(dtype, mode),
                 )
         return _to_host(sums)
 
@@ -95,17 +90,31 @@ class TritonBackend:
             yield
 
 
-def block_sizes(counts: INT64) -> INT64:
-    """The power of two that holds each chunk."""
-    sizes: INT64 = np.maximum(2 ** np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64), SMALLEST_BLOCK)
-    return sizes
+def moments_variant(dtype: str, access: int, block: int) -> dict[str, Any]:
+    """Constants and warps of one compiled moments kernel."""
+    warps = block // (512 if access == WIDE else 256)
+    return {**FORMATS[dtype], "BLOCK": block, "ACCESS": access, "num_warps": warps}
 
 
-def _access(buffer: torch.Tensor, dtype: str, *multiples: npt.NDArray[np.int64]) -> INT64:
-    """How each piece may be loaded: 16 bytes, one element or one byte at a time (see triton_kernels)."""
-    together = np.bitwise_or.reduce(multiples) | (buffer.data_ptr() % 16)
-    access: INT64 = np.where(together % 16 == 0, 16, np.where(together % ITEMSIZE[dtype] == 0, ITEMSIZE[dtype], 1))
-    return access
+def column_energies_variant(dtype: str, access: int) -> dict[str, Any]:
+    """Constants and warps of one compiled column-energy kernel."""
+    rows = 32 if access == WIDE else 8
+    shape = (rows, STRIP_COLUMNS, TILE_COLUMNS)
+    return {**FORMATS[dtype], "ACCESS": access, "SHAPE": shape, "num_warps": STRIP_WARPS}
+
+
+def accesses(dtype: str) -> tuple[int, ...]:
+    """Every way in which elements may be loaded: 16 bytes, one element or one byte at a time (see triton_kernels)."""
+    return tuple(sorted({WIDE, ITEMSIZE[dtype], 1}, reverse=True))
+
+
+def _access(buffer: torch.Tensor, dtype: str, *multiples: INT64) -> INT64:
+    """The widest access that each piece's starts and lengths, in bytes, allow."""
+    together = np.bitwise_or.reduce(multiples) | (buffer.data_ptr() % WIDE)
+    widest = np.ones_like(together)
+    for access in reversed(accesses(dtype)):
+        widest[together % access == 0] = access
+    return widest
 
 
 def _view(buffer: torch.Tensor, unit: int) -> torch.Tensor:

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+# Types of a kernel are those of its launch, not of Python.
 """The Triton kernels: raw integer loads, bits decoded by hand, one program per chunk or per strip of a tile.
 
 Every format is given by three constants (EXPONENT and MANTISSA bits, whether it has INFINITIES). Its bits, shifted to
@@ -83,7 +85,7 @@ def moments_kernel(
     shift = tl.where(n_finite > 0, tl.minimum(tl.maximum(mean, low), high), 0.0)
     # NaN marks what is left out, so that values alone stay in registers across the reductions above.
     deviation = tl.where(finite, value, float("nan")) - shift
-    centred = tl.where(deviation == deviation, deviation, 0.0)
+    centred = tl.where(deviation == deviation, deviation, 0.0)  # noqa: PLR0124
     squared = centred * centred
 
     tl.store(row, shift)

@@ -1,6 +1,5 @@
 """Kernels compiled to machine code without a GPU, and what the code says: registers, stack, width of its loads."""
 
-import functools
 import re
 import subprocess
 import tempfile
