@@ -1,0 +1,170 @@
+"""Exact p-values of the order code: P(T' >= T) for a sum of m independent inner products of block codes.
+
+One block's inner product is enumerated over all b! permutations. Counted as steps below its maximum it is an integer
+X >= 0, and p = P(X_1 + ... + X_m <= k). For any tilt t, with M = E exp(-tX) and q the law of the sum of m copies
+of X tilted by exp(-tx)/M,
+
+    p = M^m exp(tk) * sum over s <= k of q(s) exp(-t(k - s)).
+
+With t chosen so that the tilted sum has its mean near k, q is of ordinary size just where it is needed, and p keeps
+its relative precision at any tail (exponential tilting: Esscher 1932; the m-fold convolution is one FFT).
+
+**Never an underestimate.** The FFT wraps around at a length that covers the mean plus and minus a width beyond which
+Bernstein's inequality leaves e^-46; wrapped mass only adds. What is cut off below is added by the same inequality.
+Rounding: each transform errs by at most 8 eps log2(N) times the sum of magnitudes per entry (twice the classical
+bound, Higham 2002, Theorem 24.2, applied entry by entry), the m-th power multiplies that by m; the resulting bound on
+every q(s) is added to it, and 8 eps times the size of the logarithms to the result. So log10 p is never too small and
+never above 0; it is too large by some 1e-12 at a hundred blocks and 1e-6 at a million.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from weightprint.compare.blocks import FLOAT64, INT64, largest
+
+STEP = 4
+"""Inner products of codes differ by multiples of this, for every block length: swapping neighbouring ranks moves one
+by 4 times an integer."""
+
+_EPSILON = 2.0**-52
+_NEGLIGIBLE = 46.0  # e^-46 = 1e-20
+_SHARED_FROM_BLOCKS = 64  # below, a convolution is so short that none is worth sharing
+_SHARED_TO_Z = 6.0  # above, a tilt of its own: few statistics of a scan are there
+
+
+def log10_tail(statistic: int, blocks: int, block: int) -> float:
+    """log10 of P(T' >= statistic) over ``blocks`` blocks of ``block`` units; an upper bound within rounding."""
+    assert blocks >= 1
+    steps = (largest(block) * blocks - statistic) // STEP
+    assert steps >= 0, "statistic beyond the largest possible"
+    if steps == 0:
+        return -blocks * math.log10(math.factorial(block)) * (1 - 4 * _EPSILON)
+    total = _convolution_near(steps, blocks, block)
+    length = len(total.law)
+    if steps >= total.low + length:
+        return 0.0
+    first = max(0, total.low)
+    span = np.arange(first, steps + 1)
+    weights = np.exp(total.tilt * (span - steps))
+    mass = float(weights @ total.law[span % length]) + total.rounding * float(weights.sum())
+    below = math.exp(-_NEGLIGIBLE - total.tilt * (steps - first)) if first > 0 else 0.0
+    size = blocks * abs(total.log_mgf) + total.tilt * steps
+    exponent = blocks * total.log_mgf + total.tilt * steps + 8 * _EPSILON * (size + 16)
+    return min(0.0, (exponent + math.log(mass + below)) / math.log(10))
+
+
+@lru_cache(maxsize=4096)
+def critical(log10_p: float, blocks: int, block: int) -> int:
+    """Smallest statistic whose log10 p is at or below ``log10_p`` < 0; beyond the largest if there is none."""
+    assert log10_p < 0
+    top = largest(block) * blocks
+    if log10_tail(top, blocks, block) > log10_p:
+        return top + STEP
+    reached, missed = 0, 2 * top // STEP  # in steps below the top; at the bottom p is 1
+    while missed - reached > 1:
+        middle = (reached + missed) // 2
+        if log10_tail(top - STEP * middle, blocks, block) <= log10_p:
+            reached = middle
+        else:
+            missed = middle
+    return top - STEP * reached
+
+
+@lru_cache(maxsize=8)
+def block_counts(block: int) -> INT64:
+    """How many of the b! permutations lie 0, 1, 2, ... steps of 4 below the largest inner product."""
+    assert 2 <= block <= 8
+    codes = 2 * np.array(list(permutations(range(block))), np.int64) - (block - 1)
+    below = largest(block) - codes @ codes[0]
+    assert not (below % STEP).any()
+    return np.bincount(below // STEP).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """q of the module docstring: ``law[s % len(law)]`` is q(s) for s from ``low``; ``rounding`` bounds its error."""
+
+    tilt: float
+    log_mgf: float
+    low: int
+    law: FLOAT64
+    rounding: float
+
+
+def _convolution_near(steps: int, blocks: int, block: int) -> _Convolution:
+    """A convolution whose mean is ``steps``, or within half a z of it where statistics of a scan crowd."""
+    mean = largest(block) * blocks / STEP
+    deviation = largest(block) / STEP * math.sqrt(blocks / (block - 1))
+    z = (mean - steps) / deviation
+    if z <= 0.5:
+        return _shared_convolution(block, blocks, 1.0)
+    if blocks < _SHARED_FROM_BLOCKS or z > _SHARED_TO_Z:
+        return _convolution(block, blocks, steps / mean)
+    return _shared_convolution(block, blocks, 1.0 - round(z) * deviation / mean)
+
+
+def _convolution(block: int, blocks: int, position: float) -> _Convolution:
+    """The sum of ``blocks`` products in steps below the maximum; ``position`` is its tilted mean over its own."""
+    counts = block_counts(block).astype(np.float64)
+    values = np.arange(len(counts), dtype=np.float64)
+    tilt = _solve_tilt(counts, values, position * largest(block) / STEP) if position < 1.0 else 0.0
+    weights = counts * np.exp(-tilt * values)
+    law = weights / weights.sum()
+    mean = float(law @ values)
+    variance = float(law @ (values - mean) ** 2)
+    range_term = _NEGLIGIBLE * (len(counts) - 1) / 3
+    width = 2 + math.ceil(range_term + math.sqrt(range_term**2 + 2 * _NEGLIGIBLE * blocks * variance))
+    support = blocks * (len(counts) - 1) + 1
+    length = 1 << (min(support, 2 * width + 2) - 1).bit_length()
+    spectrum = np.fft.rfft(law, length)
+    error = 8 * _EPSILON * (math.log2(length) + 1)
+    # rfft keeps one half of the frequencies; twice their sum bounds the sum over all.
+    magnitudes = float(2 * np.sum((np.abs(spectrum) + error) ** (blocks - 1)))
+    return _Convolution(
+        tilt=tilt,
+        log_mgf=math.log(float(weights.sum()) / math.factorial(block)),
+        low=0 if support <= length else math.floor(mean * blocks) - width,
+        law=np.fft.irfft(_power(spectrum, blocks), length),
+        rounding=error * (blocks + 1) * magnitudes / length,
+    )
+
+
+_shared_convolution = lru_cache(maxsize=32)(_convolution)
+
+
+def _solve_tilt(counts: FLOAT64, values: FLOAT64, mean: float) -> float:
+    """The tilt that gives the law ``counts`` this mean, within rounding; any value near it would do as well."""
+    low, high = 0.0, 1.0
+    while _tilted_mean(counts, values, high) > mean:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _tilted_mean(counts, values, middle) > mean:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _tilted_mean(counts: FLOAT64, values: FLOAT64, tilt: float) -> float:
+    weights = counts * np.exp(-tilt * values)
+    return float(weights @ values) / float(weights.sum())
+
+
+def _power(base: npt.NDArray[np.complex128], exponent: int) -> npt.NDArray[np.complex128]:
+    """``base`` to a power by repeated squaring: the same bits on every platform, unlike the complex power of libm."""
+    result = np.ones_like(base)
+    while exponent:
+        if exponent & 1:
+            result = result * base
+        exponent >>= 1
+        if exponent:
+            base = base * base
+    return result

@@ -1,0 +1,58 @@
+"""Families: checkpoints joined by evidence, whatever path it takes. Screen scores join nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from weightprint.data import Comparison
+
+EVIDENCE = frozenset({"identical", "re-encoded", "shared-origin"})
+
+
+@dataclass(frozen=True)
+class Link:
+    """One pair that joins a family."""
+
+    a: str
+    b: str
+    verdict: str
+    log10_p: float | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One connected component: names in order, and the pairs that join them."""
+
+    members: tuple[str, ...]
+    evidence: tuple[Link, ...]
+
+
+def families(comparisons: Sequence[Comparison]) -> tuple[Family, ...]:
+    """Connected components over identical, re-encoded and shared-origin pairs of judged comparisons, largest first."""
+    links = [Link(c.a, c.b, c.verdict, c.log10_p) for c in comparisons if c.verdict in EVIDENCE]
+    family_of = components((link.a, link.b) for link in links)
+    members: dict[str, list[str]] = {}
+    evidence: dict[str, list[Link]] = {}
+    for name, root in family_of.items():
+        members.setdefault(root, []).append(name)
+    for link in links:
+        evidence.setdefault(family_of[link.a], []).append(link)
+    found = [Family(tuple(sorted(names)), tuple(evidence[root])) for root, names in members.items()]
+    return tuple(sorted(found, key=lambda family: (-len(family.members), family.members)))
+
+
+def components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each name of an edge with a name that stands for its connected component."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for a, b in edges:
+        parent[root(a)] = root(b)
+    return {name: root(name) for name in list(parent)}

@@ -1,0 +1,232 @@
+"""The tests of one pair: whole model and layer pairs, per channel and pair of stacks, and the map of layers.
+
+Every stack of one side meets every stack of the other that has as many units in the same channel. Two resolutions:
+
+* whole: layer l with layer l, where both stacks are equally deep. T is a sum of independent block products as long as
+  copies are respected: take clusters of copied layers as nodes and the chosen layer pairs as edges. If the edges form
+  a forest, a leaf's units can be permuted without touching any other term, so by induction all terms are independent
+  and uniform under the null hypothesis, whatever the copies inside a cluster look like. Layer pairs that would close a
+  cycle are left out: copies on both sides count once, copies on one side lose nothing.
+* layers: the smallest p of all z_ij, times the number of layer pairs. Bonferroni needs no independence.
+
+Each pays for all tests made in the pair (channels x stack pairs x resolutions). One layer against one layer is a
+whole test and no second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightprint.compare.blocks import INT64, block_length, products, standardised
+from weightprint.compare.exact import log10_tail
+from weightprint.compare.holm import bonferroni, log10_count
+from weightprint.compare.prepared import CHANNELS, Prepared, UnitGroup
+from weightprint.compare.selfcontrol import significant
+from weightprint.data import Test
+
+MAP_LOG10_ALPHA = -6.0
+
+LayerMap = tuple[tuple[int, int, float], ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the order code says of a pair. ``pair_log10_p`` is corrected inside the pair, None without any test."""
+
+    tests: tuple[Test, ...]
+    pair_log10_p: float | None
+    layer_map: LayerMap
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """T and valid blocks of every layer of group ``a`` with every layer of group ``b``."""
+
+    a: UnitGroup
+    b: UnitGroup
+    block: int
+    statistic: INT64
+    counts: INT64
+    whole: tuple[tuple[int, int], ...]
+    left_out: int
+
+    @property
+    def layer_pairs(self) -> int:
+        """Layer pairs to be tested one by one; none where the whole test is already the only one."""
+        pairs = int(np.count_nonzero(self.counts))
+        return 0 if pairs == 1 == len(self.whole) else pairs
+
+    @property
+    def made(self) -> int:
+        """How many tests this grid gives."""
+        return bool(self.whole) + bool(self.layer_pairs)
+
+
+def order_tests(a: Prepared, b: Prepared) -> Evidence:
+    """Test every channel and stack pair that the two sides share."""
+    met = [(x, y) for x in a.groups for y in b.groups if x.channel == y.channel and x.units == y.units]
+    grids: list[_Grid] = []
+    reasons = _missing(a, b, met)
+    for x, y in met:
+        refusal = _refusal(a, b, x, y)
+        if refusal:
+            reasons.append(refusal)
+            continue
+        grid = _grid(x, y)
+        if grid.made:
+            grids.append(grid)
+        else:
+            reasons.append(f"channel {x.channel}: no block is free of ties and non-finite units on both sides")
+    if not grids:
+        return Evidence((), None, (), _unique(reasons))
+    number = sum(grid.made for grid in grids)
+    several = len({(grid.a.stack, grid.b.stack) for grid in grids}) > 1
+    crowded = len({(grid.a.channel, grid.a.stack, grid.b.stack) for grid in grids}) < len(grids)
+    tested = [(grid, test) for grid in grids for test in _tests(grid, number, several, crowded)]
+    best_grid, best = min(tested, key=lambda entry: entry[1].log10_p + entry[1].log10_factor)
+    layer_map = _layer_map([g for g in grids if _stacks(g) == _stacks(best_grid)], number)
+    reasons += _copies(a, {id(g.a) for g in grids}) + _copies(b, {id(g.b) for g in grids})
+    reasons += [
+        f"channel {grid.a.channel}: {grid.left_out} layers that are copies on both sides are counted once"
+        for grid in grids
+        if grid.left_out
+    ]
+    smallest = bonferroni(best.log10_p, best.log10_factor)
+    return Evidence(tuple(test for _, test in tested), smallest, layer_map, _unique(reasons))
+
+
+def _grid(a: UnitGroup, b: UnitGroup) -> _Grid:
+    block = block_length(a.units, a.head_width, b.head_width)
+    statistic, counts = products(a.codes_for(block), b.codes_for(block))
+    whole, left_out = _whole_pairs(a, b, counts) if a.depth == b.depth else ((), 0)
+    return _Grid(a, b, block, statistic, counts, whole, left_out)
+
+
+def _whole_pairs(a: UnitGroup, b: UnitGroup, counts: INT64) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Rows of equal position, less those that would close a cycle between clusters of copies; and their number."""
+    row_of = {position: row for row, position in enumerate(b.positions)}
+    pairs = [(row, row_of[position]) for row, position in enumerate(a.positions) if position in row_of]
+    pairs = [(i, j) for i, j in pairs if counts[i, j]]
+    if not a.control.copies or not b.control.copies:
+        return tuple(pairs), 0
+    tree: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def root(node: tuple[str, int]) -> tuple[str, int]:
+        while node in tree:
+            node = tree[node]
+        return node
+
+    kept = []
+    for i, j in pairs:
+        one, other = root(("a", a.control.cluster[i])), root(("b", b.control.cluster[j]))
+        if one != other:
+            tree[one] = other
+            kept.append((i, j))
+    return tuple(kept), len(pairs) - len(kept)
+
+
+def _tests(grid: _Grid, number: int, several: bool, crowded: bool) -> Iterable[Test]:
+    suffix = f" [{grid.a.stack} ~ {grid.b.stack}]" if several else ""
+    suffix += f" ({grid.a.units} units)" if crowded else ""
+    if grid.whole:
+        rows, columns = np.array(grid.whole).T
+        statistic, blocks = int(grid.statistic[rows, columns].sum()), int(grid.counts[rows, columns].sum())
+        yield _test(f"{grid.a.channel} whole{suffix}", (statistic, blocks, grid.block), number)
+    if grid.layer_pairs:
+        best = min(_extremes(grid), key=lambda entry: log10_tail(entry[0], entry[1], grid.block))
+        yield _test(f"{grid.a.channel} layers{suffix}", (*best, grid.block), number * grid.layer_pairs)
+
+
+def _extremes(grid: _Grid) -> Iterable[tuple[int, int]]:
+    """The largest T of each number of blocks: the smallest p is among them."""
+    for blocks in np.unique(grid.counts):
+        if blocks > 0:
+            yield int(grid.statistic[grid.counts == blocks].max()), int(blocks)
+
+
+def _test(name: str, outcome: tuple[int, int, int], number: int) -> Test:
+    statistic, blocks, block = outcome
+    return Test(
+        name=name,
+        statistic=statistic,
+        blocks=blocks,
+        z=float(standardised(statistic, blocks, block)),
+        log10_p=log10_tail(statistic, blocks, block),
+        log10_factor=log10_count(number),
+    )
+
+
+def _layer_map(grids: Sequence[_Grid], number: int) -> LayerMap:
+    """For each layer of either side that has a significant partner, its best one; [a_layer, b_layer, z], sorted."""
+    found: dict[tuple[int, int], float] = {}
+    for grid in grids:
+        if not grid.counts.any():
+            continue
+        limit = MAP_LOG10_ALPHA - log10_count(number * int(np.count_nonzero(grid.counts)))
+        z = standardised(grid.statistic, grid.counts, grid.block)
+        for i, j in np.argwhere(significant(grid.statistic, grid.counts, grid.counts > 0, grid.block, limit)):
+            key = (grid.a.layers[i], grid.b.layers[j])
+            found[key] = max(found.get(key, 0.0), float(z[i, j]))
+    # Copies tie: among equals the nearest layer number.
+    ranked = sorted(found, key=lambda key: (-found[key], abs(key[0] - key[1]), key))
+    best_of_a: dict[int, tuple[int, int]] = {}
+    best_of_b: dict[int, tuple[int, int]] = {}
+    for key in ranked:
+        best_of_a.setdefault(key[0], key)
+        best_of_b.setdefault(key[1], key)
+    return tuple((*key, found[key]) for key in sorted({*best_of_a.values(), *best_of_b.values()}))
+
+
+def _missing(a: Prepared, b: Prepared, met: Sequence[tuple[UnitGroup, UnitGroup]]) -> list[str]:
+    reasons = []
+    for channel in CHANNELS:
+        sides = [sorted({g.units for g in side.groups if g.channel == channel}) for side in (a, b)]
+        for side, units in zip((a, b), sides, strict=True):
+            if not units:
+                reasons.append(f"{side.fingerprint.name} has no units of channel {channel}")
+        if all(sides) and not any(x.channel == channel for x, _ in met):
+            first, second = (", ".join(map(str, units)) for units in sides)
+            reasons.append(f"unit counts differ: {channel} {first} against {second}")
+    return reasons
+
+
+def _refusal(a: Prepared, b: Prepared, x: UnitGroup, y: UnitGroup) -> str | None:
+    for side, group in ((a, x), (b, y)):
+        if group.control.failed:
+            return (
+                f"channel {group.channel} of {group.stack} in {side.fingerprint.name} is not used: its own layers "
+                f"agree in order (median z {group.control.median:.1f} over {group.control.pairs} pairs, limit "
+                f"{group.control.threshold:.1f}), so its units are not exchangeable"
+            )
+    if block_length(x.units, x.head_width, y.head_width) < 2:
+        return (
+            f"channel {x.channel}: {x.units} units in heads of {x.head_width or 'unknown width'} and "
+            f"{y.head_width or 'unknown width'} cannot be cut into blocks of 2 to 8"
+        )
+    return None
+
+
+def _copies(side: Prepared, used: set[int]) -> list[str]:
+    found: dict[tuple[str, tuple[int, ...]], str] = {}
+    for group in side.groups:
+        for rows in group.control.copies if id(group) in used else ():
+            layers = tuple(group.layers[row] for row in rows)
+            key = (group.stack, layers)
+            found[key] = f"{found[key]} and {group.channel}" if key in found else group.channel
+    return [
+        f"layers {', '.join(map(str, layers))} of {stack} in {side.fingerprint.name} are copies of each other "
+        f"(channel {channels})"
+        for (stack, layers), channels in found.items()
+    ]
+
+
+def _stacks(grid: _Grid) -> tuple[str, str]:
+    return grid.a.stack, grid.b.stack
+
+
+def _unique(reasons: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reasons))

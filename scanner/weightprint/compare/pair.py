@@ -1,0 +1,71 @@
+"""Two fingerprints against each other: tests, screen, layer map, and what is already known of the verdict.
+
+The verdict here is preliminary: "identical" or "re-encoded" where the statistics say so, "not-comparable" where no
+test could be made, else "no-evidence". :func:`weightprint.compare.judge` turns it into the final word, which takes
+every pair of a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
+from weightprint.compare.prepared import Prepared, prepare
+from weightprint.compare.sameness import Matched, bit_equal, matched, within_rounding
+from weightprint.compare.screen import screen_pair
+from weightprint.data import Comparison, Fingerprint, Screen
+
+
+def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Comparison:
+    """Compare two fingerprints; the verdict is preliminary."""
+    first = a if isinstance(a, Prepared) else prepare(a)
+    second = b if isinstance(b, Prepared) else prepare(b)
+    names = (first.fingerprint.name, second.fingerprint.name)
+    unread = tuple(
+        f"{side.fingerprint.name} could not be read: {side.fingerprint.reason or 'it holds no attention matrix'}"
+        for side in (first, second)
+        if side.fingerprint.status == "failed" or not side.fingerprint.matrices
+    )
+    if unread:
+        return Comparison(*names, "not-comparable", None, None, (), Screen(None), (), unread)
+    evidence = order_tests(first, second)
+    screen, gaps = screen_pair(first, second)
+    word, why = _sameness(first.fingerprint, second.fingerprint, evidence.pair_log10_p)
+    partial = tuple(
+        f"{side.fingerprint.name} is {side.fingerprint.status}: {side.fingerprint.reason}"
+        for side in (first, second)
+        if side.fingerprint.status != "complete"
+    )
+    reasons = (*why, *evidence.reasons, *gaps, *partial)
+    smallest = evidence.pair_log10_p
+    return Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
+
+
+def compare_all(fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]]) -> tuple[Comparison, ...]:
+    """Compare the named pairs of ``fingerprints``; each fingerprint is prepared once."""
+    prepared = {index: prepare(fingerprints[index]) for index in sorted({index for pair in pairs for index in pair})}
+    return tuple(compare_pair(prepared[a], prepared[b]) for a, b in pairs)
+
+
+def _sameness(a: Fingerprint, b: Fingerprint, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:
+    nothing = ("not-comparable" if pair_log10_p is None else "no-evidence", ())
+    pairs = matched(a, b)
+    if pairs is None:
+        return nothing
+    formats = " and ".join(sorted({dtype for m, n in pairs for dtype in (m.dtype, n.dtype)}))
+    recast = any(m.dtype != n.dtype for m, n in pairs)
+    linked = pair_log10_p is not None and pair_log10_p <= MAP_LOG10_ALPHA
+    if bit_equal(a, b, pairs) and not (recast and linked):
+        return "identical", (_identical(pairs, formats),)
+    if linked and _covered(a, b) and within_rounding(a, b, pairs):
+        how = f"stored as {formats}" if recast else f"both stored as {formats}"
+        return "re-encoded", (f"standard deviations and unit energies agree within the rounding of storage ({how})",)
+    return nothing
+
+
+def _identical(pairs: Sequence[Matched], formats: str) -> str:
+    return f"every stored statistic of {len(pairs)} matrices is equal to the last bit (stored as {formats})"
+
+
+def _covered(a: Fingerprint, b: Fingerprint) -> bool:
+    return (a.coverage.found, a.coverage.understood) == (b.coverage.found, b.coverage.understood)
