@@ -1,0 +1,97 @@
+"""Roles: from tensor names and shapes to attention matrices, or to a reason why not.
+
+Three tables do it (leaves.py, layouts.py) with self-checks (checks.py) that turn a wrong guess into "not understood";
+there is no class per architecture. Pure: reads no file, evaluates nothing of the config, never raises for anything
+that a file may hold.
+
+Stack names: the part of the tensor names before the layer number ("model.layers"). Cross attention always adds its
+module's name ("decoder.block layer.1.EncDecAttention"); self attention adds it only where one layer holds several
+("model.layers self_attn.0"). Layers from num_hidden_layers on, where a decoder has them, are multi-token prediction:
+"model.layers(mtp)".
+
+Left out by decision: linear attention and recurrences (gated delta nets with in_proj_qkvz, RWKV, Mamba). They are not
+softmax attention, their q and k pass through convolutions and decays, and a layer of theirs in a hybrid is no hole.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from weightprint.data import ROLES, Coverage, Matrix, TensorSpec, Understanding
+from weightprint.errors import Notice
+from weightprint.roles.config import Hints, hints_for
+from weightprint.roles.holes import attention_modules, find_holes
+from weightprint.roles.leaves import MTP_LEAVES
+from weightprint.roles.modules import Key, Module, gather
+from weightprint.roles.names import is_number, parse
+from weightprint.roles.resolve import resolve
+
+__all__ = ["understand"]
+
+
+def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Understanding:
+    """Attention matrices among ``tensors``, sorted by stack, layer and role; and what was not understood."""
+    sites = [(site, spec) for spec in tensors if (site := parse(spec.name)) is not None]
+    modules = attention_modules(gather(sites))
+    hints = {prefix: hints_for(config, prefix) for prefix in {key[0] for key in modules}}
+    stacks = _stacks(modules, hints, tensors)
+    matrices: list[Matrix] = []
+    refused: dict[str, Notice] = {}
+    understood = 0
+    for key, module in modules.items():
+        resolved = resolve(module, hints[module.prefix])
+        matrices += [replace(matrix, stack=stacks[key]) for matrix in resolved.matrices]
+        for notice in resolved.not_understood:
+            refused.setdefault(notice.tensor or "", notice)
+        understood += bool(resolved.matrices) and not resolved.not_understood
+    order = {role: number for number, role in enumerate(ROLES)}
+    matrices.sort(key=lambda matrix: (matrix.stack, matrix.layer, order[matrix.role]))
+    not_understood = tuple(sorted(refused.values(), key=lambda notice: notice.tensor or ""))
+    notices = find_holes(modules, stacks, (spec.name for spec in tensors))
+    return Understanding(tuple(matrices), Coverage(len(modules), understood, not_understood), notices)
+
+
+def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], tensors: Sequence[TensorSpec]) -> dict[Key, str]:
+    """The stack name of every module."""
+    several: set[str] = set()
+    present: dict[str, set[int]] = defaultdict(set)
+    selves: dict[tuple[str, int], str] = {}
+    for (prefix, layer, name), module in modules.items():
+        present[prefix].add(layer)
+        if not module.cross and selves.setdefault((prefix, layer), name) != name:
+            several.add(prefix)
+    marked = _marked_mtp(tensors)
+    first_mtp = {prefix: _first_mtp(prefix, layers, hints[prefix], marked) for prefix, layers in present.items()}
+    names: dict[Key, str] = {}
+    for key, module in modules.items():
+        prefix, layer, name = key
+        first = first_mtp[prefix]
+        stack = f"{prefix}(mtp)" if first is not None and layer >= first else prefix
+        if module.cross or prefix in several:
+            stack = f"{stack} {name}"
+        names[key] = stack
+    return names
+
+
+def _first_mtp(prefix: str, layers: set[int], hints: Hints, marked: set[tuple[str, int]]) -> int | None:
+    """The first multi-token-prediction layer of a stack: past the config's depth, or marked by its own tensors."""
+    own = {layer for layer in layers if (prefix, layer) in marked}
+    depth = hints.layers
+    if depth is not None and not hints.encoder_decoder and min(layers) < depth <= max(layers):
+        own.add(depth)
+    return min(own, default=None)
+
+
+def _marked_mtp(tensors: Sequence[TensorSpec]) -> set[tuple[str, int]]:
+    """(prefix, layer) of layers that hold a module which only multi-token prediction has."""
+    marked: set[tuple[str, int]] = set()
+    for spec in tensors:
+        if any(leaf in spec.name for leaf in MTP_LEAVES):
+            parts = spec.name.split(".")
+            for position, part in enumerate(parts):
+                if part in MTP_LEAVES and position and is_number(parts[position - 1]):
+                    marked.add((".".join(parts[: position - 1]), int(parts[position - 1])))
+    return marked
