@@ -5,9 +5,9 @@ there is no class per architecture. Pure: reads no file, evaluates nothing of th
 that a file may hold.
 
 Stack names: the part of the tensor names before the layer number ("model.layers"). Cross attention always adds its
-module's name ("decoder.block layer.1.EncDecAttention"); self attention adds it only where one layer holds several
-("model.layers self_attn.0"). Layers from num_hidden_layers on, where a decoder has them, are multi-token prediction:
-"model.layers(mtp)".
+module's name ("decoder.block EncDecAttention"); of several self attentions in one layer, all but the one that most
+layers have add theirs ("model.layers self_attn.1"; ties go by name). Layers from num_hidden_layers on, where a
+decoder has them, are multi-token prediction: "model.layers(mtp)".
 
 Left out by decision: linear attention and recurrences (gated delta nets with in_proj_qkvz, RWKV, Mamba). They are not
 softmax attention, their q and k pass through convolutions and decays, and a layer of theirs in a hybrid is no hole.
@@ -15,9 +15,8 @@ softmax attention, their q and k pass through convolutions and decays, and a lay
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from weightprint.data import ROLES, Coverage, Matrix, TensorSpec, Understanding
@@ -35,6 +34,7 @@ __all__ = ["understand"]
 def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Understanding:
     """Attention matrices among ``tensors``, sorted by stack, layer and role; and what was not understood."""
     sites = [(site, spec) for spec in tensors if (site := parse(spec.name)) is not None]
+    sites.sort(key=lambda pair: (pair[1].name, pair[1].shape, pair[1].dtype))  # the order of files is no evidence
     modules = attention_modules(gather(sites))
     hints = {prefix: hints_for(config, prefix) for prefix in {key[0] for key in modules}}
     stacks = _stacks(modules, hints, tensors)
@@ -42,8 +42,8 @@ def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Unde
     refused: dict[str, Notice] = {}
     understood = 0
     for key, module in modules.items():
-        resolved = resolve(module, hints[module.prefix])
-        matrices += [replace(matrix, stack=stacks[key]) for matrix in resolved.matrices]
+        resolved = resolve(module, stacks[key], hints[module.prefix])
+        matrices += resolved.matrices
         for notice in resolved.not_understood:
             refused.setdefault(notice.tensor or "", notice)
         understood += bool(resolved.matrices) and not resolved.not_understood
@@ -56,31 +56,37 @@ def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Unde
 
 def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], tensors: Sequence[TensorSpec]) -> dict[Key, str]:
     """The stack name of every module."""
-    several: set[str] = set()
     present: dict[str, set[int]] = defaultdict(set)
-    selves: dict[tuple[str, int], str] = {}
+    frequency: Counter[tuple[str, str]] = Counter()
+    selves: dict[tuple[str, int], list[str]] = defaultdict(list)
     for (prefix, layer, name), module in modules.items():
         present[prefix].add(layer)
-        if not module.cross and selves.setdefault((prefix, layer), name) != name:
-            several.add(prefix)
+        if not module.cross:
+            frequency[prefix, name] += 1
+            selves[prefix, layer].append(name)
+    second = {
+        (prefix, name)
+        for (prefix, _), names in selves.items()
+        if len(names) > 1
+        for name in sorted(names, key=lambda name: (-frequency[prefix, name], name))[1:]
+    }
     marked = _marked_mtp(tensors)
     first_mtp = {prefix: _first_mtp(prefix, layers, hints[prefix], marked) for prefix, layers in present.items()}
-    names: dict[Key, str] = {}
+    stacks: dict[Key, str] = {}
     for key, module in modules.items():
         prefix, layer, name = key
         first = first_mtp[prefix]
         stack = f"{prefix}(mtp)" if first is not None and layer >= first else prefix
-        if module.cross or prefix in several:
-            stack = f"{stack} {name}"
-        names[key] = stack
-    return names
+        own_name = (module.cross and not prefix.endswith(name)) or (prefix, name) in second
+        stacks[key] = f"{stack} {name}" if own_name else stack
+    return stacks
 
 
 def _first_mtp(prefix: str, layers: set[int], hints: Hints, marked: set[tuple[str, int]]) -> int | None:
     """The first multi-token-prediction layer of a stack: past the config's depth, or marked by its own tensors."""
     own = {layer for layer in layers if (prefix, layer) in marked}
     depth = hints.layers
-    if depth is not None and not hints.encoder_decoder and min(layers) < depth <= max(layers):
+    if depth is not None and not hints.encoder_decoder and min(layers) < depth <= max(layers) < 2 * depth:
         own.add(depth)
     return min(own, default=None)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from weightprint.data import TensorSpec
-from weightprint.roles.leaves import ENCODINGS
-from weightprint.roles.names import Site, blanked, layer_positions, module_name, says_attention, says_cross
+from weightprint.roles.leaves import ENCODINGS, SUBLAYERS
+from weightprint.roles.names import Site, blanked, layer_positions, module_name, says_cross
 
 QUERIES = frozenset({"q", "qkv", "q_a", "q_b", "odd_q"})
 """Roles of which a module must have one to be attention."""
@@ -33,13 +33,13 @@ class Module:
     weights: dict[str, list[tuple[Site, TensorSpec]]] = field(default_factory=dict)
     biases: dict[str, int] = field(default_factory=dict)
     encodings: dict[str, list[tuple[str, TensorSpec]]] = field(default_factory=dict)
-    adapters: list[TensorSpec] = field(default_factory=list)
+    adapters: list[tuple[str, TensorSpec]] = field(default_factory=list)
     odd: list[tuple[str, TensorSpec]] = field(default_factory=list)
 
     @property
     def roles(self) -> frozenset[str]:
         """Roles that are there in any form."""
-        return frozenset(self.weights) | frozenset(self.encodings)
+        return frozenset(self.weights) | frozenset(self.encodings) | frozenset(role for role, _ in self.adapters)
 
     @property
     def queries(self) -> bool:
@@ -78,10 +78,13 @@ def gather(sites: Iterable[tuple[Site, TensorSpec]]) -> dict[Key, Module]:
 def _key(site: Site, position: int) -> Key:
     parents = site.parents
     if position < 0:
-        name = module_name(parents)
-        prefix, layer = (name if any(map(says_attention, parents)) else ".".join(parents)), 0
+        prefix, layer = module_name(parents), 0
+        name = prefix.rpartition(".")[2]
     else:
-        name = module_name(parents[position + 1 :])
+        after = parents[position + 1 :]
+        if position and (parents[position - 1], *after[:1]) in SUBLAYERS:
+            after = after[2:]
+        name = module_name(after)
         prefix, layer = ".".join(parents[:position]), int(parents[position])
     return prefix, layer, f"{name} {site.leaf.variant}".strip()
 
@@ -94,12 +97,12 @@ def _add(module: Module, site: Site, spec: TensorSpec) -> None:
     if role == "odd_q":
         module.odd.append((site.leaf.reason, spec))
     if site.kind == "bias":
-        module.biases.setdefault(role, prod(spec.shape))
+        module.biases[role] = max(module.biases.get(role, 0), prod(spec.shape))
     elif site.kind == "adapter":
-        module.adapters.append(spec)
+        module.adapters.append((role, spec))
     elif site.kind == "weight":
-        # Vectors are norms, scales or buffers, unless they are the flat codes of a quantised weight.
-        if len(spec.shape) != 1:
+        # Vectors are scales or buffers; an empty one is a weight that was saved before it was gathered.
+        if len(spec.shape) != 1 or spec.shape[0] <= 0:
             module.weights.setdefault(role, []).append((site, spec))
     elif site.kind in ENCODINGS:
         module.encodings.setdefault(role, []).append((site.kind, spec))

@@ -64,9 +64,10 @@ def parse(name: str) -> Site | None:
     if leaf is None:
         return None
     parents = tuple(parts[: len(parts) - length])
-    if any(says_other(part) for part in parents):
-        return None
     numbers = _layer_positions(parents)
+    # A word before the first number names a part of the model ("net.blocks.0"), not a part of a layer.
+    if any(says_other(part) for part in parents[numbers[0] if numbers else 0 :]):
+        return None
     if leaf.quiet and not any(says_attention(part) for part in parents[(numbers[-1] + 1 if numbers else 0) :]):
         # Quiet names may still stand beside loud ones of the same parent, as in blocks.0.{wqkv,wo}.
         return Site(parents, leaf_name, leaf, kind, numbers) if leaf.role == "o" else None

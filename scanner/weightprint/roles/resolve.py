@@ -25,7 +25,7 @@ Weights = Mapping[str, list[tuple[Site, TensorSpec]]]
 
 @dataclass(frozen=True)
 class Resolved:
-    """What one module gives: matrices (stack not yet final), and what was not understood."""
+    """What one module gives: matrices, and what was not understood."""
 
     matrices: tuple[Matrix, ...]
     not_understood: tuple[Notice, ...]
@@ -45,10 +45,10 @@ class _View:
         return self.stored[::-1] if self.transposed else self.stored
 
 
-def resolve(module: Module, hints: Hints) -> Resolved:
-    """The matrices of one module, or why there are none."""
+def resolve(module: Module, stack: str, hints: Hints) -> Resolved:
+    """The matrices of one module of ``stack``, or why there are none."""
     weights, refused = _readable(module)
-    refused += [_encoded(spec, "an adapter's factor, to be merged into its base weight") for spec in module.adapters]
+    refused += [_encoded(spec, "an adapter's factor, to be merged into its base weight") for _, spec in module.adapters]
     if not weights:
         return Resolved((), tuple(refused))
     try:
@@ -57,7 +57,7 @@ def resolve(module: Module, hints: Hints) -> Resolved:
         tensors = {spec.name: spec for found in weights.values() for _, spec in found}
         reason = str(misfit)
         return Resolved((), (*refused, *(Notice("E_NOT_UNDERSTOOD", reason, tensor=name) for name in tensors)))
-    return Resolved(_matrices(module, views, splits.ranges, hints), (*refused, *splits.refused))
+    return Resolved(_matrices((stack, module.layer), views, splits.ranges, hints), (*refused, *splits.refused))
 
 
 class _Misfit(Exception):
@@ -108,6 +108,8 @@ def _interpret(module: Module, weights: Weights, hints: Hints) -> tuple[dict[str
     """Orient, split and check; raises _Misfit with the reason."""
     if module.odd:
         raise _Misfit(module.odd[0][0])
+    if module.roles <= {"q"}:
+        raise _Misfit("q stands alone: no k, v or o bears the name of its module")
     twice = next((role for role, found in weights.items() if len(found) > 1), None)
     if twice is not None:
         raise _Misfit(f"{len(weights[twice])} tensors claim to be {twice} of one attention module")
@@ -233,7 +235,7 @@ def _latent_values(views: Mapping[str, _View], hints: Hints) -> Ranges | None:
 
 
 def _matrices(
-    module: Module, views: Mapping[str, _View], ranges: Mapping[str, tuple[str, Ranges]], hints: Hints
+    place: tuple[str, int], views: Mapping[str, _View], ranges: Mapping[str, tuple[str, Ranges]], hints: Hints
 ) -> tuple[Matrix, ...]:
     width = _head_width(views, ranges, hints)
     matrices = []
@@ -245,8 +247,8 @@ def _matrices(
         rows = sum(stop - start for start, stop in own)
         matrices.append(
             Matrix(
-                stack=module.prefix,
-                layer=module.layer,
+                stack=place[0],
+                layer=place[1],
                 role=role,
                 shape=(rows, view.shape[1]),
                 parts=(Part(view.spec, view.stored, own),),
