@@ -15,9 +15,8 @@ from weightprint_kernels.backend import Backend
 from weightprint_kernels.layout import ABS_MAX, FLOAT64, N_FINITE, S1, S2, S4, SHIFT, UINT8, Chunks, Tiles
 from weightprint_kernels.reference import column_energies_float64, moments_float64
 
-# Between these, the variance's square and its sum over a chunk are normal float32 numbers.
+# Above this, the variance's square is a normal float32 number.
 SMALLEST_VARIANCE = 1e-17
-LARGEST_VARIANCE = 1e17
 # Above this, two float32 numbers that differ do so by at least 3e-18, whose square float32 holds: a chunk without
 # spread around such a shift is constant, and its sums are exact.
 SMALLEST_CONSTANT = 1e-10
@@ -38,13 +37,12 @@ def trusted_rows(rows: FLOAT64) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which float32 rows hold what they should, bool [n]."""
     spread = rows[:, S2]
     with np.errstate(invalid="ignore", divide="ignore"):
-        variance = spread / rows[:, N_FINITE]
-        inside = (variance > SMALLEST_VARIANCE) & (variance < LARGEST_VARIANCE)
+        spread_out = spread / rows[:, N_FINITE] > SMALLEST_VARIANCE
     constant = (spread == 0) & (np.abs(rows[:, SHIFT]) > SMALLEST_CONSTANT)
     empty = rows[:, N_FINITE] == 0
     zero = rows[:, ABS_MAX] == 0
     finite = np.isfinite(rows[:, SHIFT]) & np.isfinite(rows[:, S1 : S4 + 1]).all(axis=1)
-    trusted: np.ndarray[Any, np.dtype[np.bool_]] = finite & (inside | constant | empty | zero)
+    trusted: np.ndarray[Any, np.dtype[np.bool_]] = finite & (spread_out | constant | empty | zero)
     return trusted
 
 

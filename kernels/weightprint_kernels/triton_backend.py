@@ -31,7 +31,7 @@ BLOCKS = (1024, 2048, 4096, 8192)
 STRIP_COLUMNS = 128
 STRIP_WARPS = 8
 WIDE = 16
-"""Access of 128 bits. Narrow loads need an address each, so a thread gets fewer elements to stay within 64 registers."""
+"""Access of 128 bits. Narrower loads need an address each: a thread gets fewer elements to stay within 64 registers."""
 
 
 class TritonBackend:
@@ -110,7 +110,7 @@ def accesses(dtype: str) -> tuple[int, ...]:
 
 def _access(buffer: torch.Tensor, dtype: str, *multiples: INT64) -> INT64:
     """The widest access that each piece's starts and lengths, in bytes, allow."""
-    together = np.bitwise_or.reduce(multiples) | (buffer.data_ptr() % WIDE)
+    together: INT64 = np.bitwise_or.reduce(multiples) | (buffer.data_ptr() % WIDE)
     widest = np.ones_like(together)
     for access in reversed(accesses(dtype)):
         widest[together % access == 0] = access

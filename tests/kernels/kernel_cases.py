@@ -97,7 +97,7 @@ def truth(values: FLOAT64) -> Truth:
 
 
 def encode(values: npt.ArrayLike, dtype: str) -> UINT8:
-    """Rounded to ``dtype``, as bytes [rows, columns * itemsize]. Finite values beyond the format's range are clamped."""
+    """Rounded to ``dtype``, as bytes [rows, columns * itemsize]. Finite values beyond the range are clamped."""
     wide = torch.from_numpy(np.atleast_2d(np.array(values, np.float64)))
     limit = torch.finfo(TORCH_DTYPES[dtype]).max
     clamped = torch.where(torch.isinf(wide), wide, wide.clamp(-limit, limit))
@@ -140,7 +140,7 @@ def value_cases(dtype: str) -> list[Case]:
         "one-outlier": np.where(np.arange(6000).reshape(1, -1) == 4321, 20.0, normal((1, 6000), 4)),
         "sorted": np.sort(normal((1, 8192), 5)),
         "step": np.repeat([[100.0, 0.01]], 2500, axis=1).reshape(1, -1),
-        "constant": np.full((2, 1001), 0.02),
+        "constants": np.repeat(normal((16, 1), 10, spread=1e-4), 777, axis=1),
         "constant-third": np.full((1, 8191), -1 / 3),
         "zeros": np.zeros((2, 700)),
         "minus-zeros": np.full((2, 700), -0.0),
@@ -174,6 +174,7 @@ def extreme_cases(dtype: str) -> list[Case]:
         "smallest-constant": np.full((2, 1500), 1e-40),
         "1e-12": 1e-12 * generator.normal(size=(2, 1500)),
         "1e-22": 1e-22 * generator.normal(size=(2, 1500)),
+        "1e-25": 1e-25 * generator.normal(size=(2, 1500)),
         "mixed-scales": generator.normal(size=(2, 1500)) * 10.0 ** generator.integers(-38, 38, (2, 1500)),
         "largest-and-nan": np.where(generator.random((2, 1500)) < 0.01, np.nan, signs * 3e38),
     }
