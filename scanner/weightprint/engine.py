@@ -127,7 +127,7 @@ def _by_file(slots: tuple[Slot, ...]) -> Iterator[tuple[Path, list[Slot]]]:
 
 
 def _read_into(descriptor: int, data: UINT8, slot: Slot) -> int:
-    view = memoryview(data)
+    view = data.data
     done = 0
     while done < slot.length:
         try:

@@ -72,7 +72,7 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
         [[getattr(matrix, column) for column in MOMENT_COLUMNS] for matrix in fingerprint.matrices], dtype=np.float64
     ).reshape(-1, len(MOMENT_COLUMNS))
     energies = [np.asarray(fingerprint.energies[key], dtype=np.float32) for key in keys]
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "moments": moments,
         "energies": np.concatenate(energies) if energies else np.zeros(0, np.float32),
     }

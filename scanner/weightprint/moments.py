@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from weightprint_kernels.merge import MergedMoments
-
 from weightprint.data import Matrix, MatrixStats
+from weightprint_kernels.merge import MergedMoments
 
 
 def matrix_stats(matrix: Matrix, merged: MergedMoments) -> MatrixStats:

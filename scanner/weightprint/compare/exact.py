@@ -46,14 +46,16 @@ def log10_tail(statistic: int, blocks: int, block: int) -> float:
     assert steps >= 0, "statistic beyond the largest possible"
     if steps == 0:
         return -blocks * math.log10(math.factorial(block)) * (1 - 4 * _EPSILON)
-    total = _convolution_near(steps, blocks, block)
-    length = len(total.law)
-    if steps >= total.low + length:
-        return 0.0
-    first = max(0, total.low)
-    span = np.arange(first, steps + 1)
-    weights = np.exp(total.tilt * (span - steps))
-    mass = float(weights @ total.law[span % length]) + total.rounding * float(weights.sum())
+    near = _near(steps, blocks, block)
+    if near is None:
+        total = _convolution(block, blocks, steps / (largest(block) * blocks / STEP))
+        first, mass = total.first, _mass(total, steps)
+    else:
+        total, masses = _shared(block, blocks, near)
+        first = total.first
+        if steps >= first + len(masses):
+            return 0.0
+        mass = float(masses[steps - first])
     below = math.exp(-_NEGLIGIBLE - total.tilt * (steps - first)) if first > 0 else 0.0
     size = blocks * abs(total.log_mgf) + total.tilt * steps
     exponent = blocks * total.log_mgf + total.tilt * steps + 8 * _EPSILON * (size + 16)
@@ -89,25 +91,39 @@ def block_counts(block: int) -> INT64:
 
 @dataclass(frozen=True)
 class _Convolution:
-    """q of the module docstring: ``law[s % len(law)]`` is q(s) for s from ``low``; ``rounding`` bounds its error."""
+    """q of the module docstring: ``law[i]`` is q(first + i), wrapped mass included; ``rounding`` bounds its error."""
 
     tilt: float
     log_mgf: float
-    low: int
+    first: int
     law: FLOAT64
     rounding: float
 
 
-def _convolution_near(steps: int, blocks: int, block: int) -> _Convolution:
-    """A convolution whose mean is ``steps``, or within half a z of it where statistics of a scan crowd."""
-    mean = largest(block) * blocks / STEP
+def _near(steps: int, blocks: int, block: int) -> int | None:
+    """Which whole z, if any, has a tilt that serves ``steps`` too: where the statistics of a scan crowd."""
     deviation = largest(block) / STEP * math.sqrt(blocks / (block - 1))
-    z = (mean - steps) / deviation
+    z = (largest(block) * blocks / STEP - steps) / deviation
     if z <= 0.5:
-        return _shared_convolution(block, blocks, 1.0)
-    if blocks < _SHARED_FROM_BLOCKS or z > _SHARED_TO_Z:
-        return _convolution(block, blocks, steps / mean)
-    return _shared_convolution(block, blocks, 1.0 - round(z) * deviation / mean)
+        return 0
+    return round(z) if blocks >= _SHARED_FROM_BLOCKS and z < _SHARED_TO_Z else None
+
+
+@lru_cache(maxsize=32)
+def _shared(block: int, blocks: int, z: int) -> tuple[_Convolution, FLOAT64]:
+    """The convolution tilted to a whole z, and its masses (see :func:`_mass`) for every number of steps from first."""
+    total = _convolution(block, blocks, 1 - z * math.sqrt(1 / (blocks * (block - 1))))
+    # exp(t s) over the whole length reaches about exp(120) at z = 6: one cumulative sum of terms >= 0 will do.
+    growth = np.exp(total.tilt * np.arange(len(total.law)))
+    masses = np.cumsum((np.maximum(total.law, 0.0) + total.rounding) * growth) / growth
+    return total, masses * (1 + len(masses) * _EPSILON)
+
+
+def _mass(total: _Convolution, steps: int) -> float:
+    """Sum of q(s) exp(-t (steps - s)) over s from first to ``steps``, rounding included."""
+    span = np.arange(min(steps - total.first + 1, len(total.law)))
+    weights = np.exp(total.tilt * (span + (total.first - steps)))
+    return float(weights @ (total.law[: len(span)] + total.rounding)) * (1 + 64 * _EPSILON)
 
 
 def _convolution(block: int, blocks: int, position: float) -> _Convolution:
@@ -127,16 +143,14 @@ def _convolution(block: int, blocks: int, position: float) -> _Convolution:
     error = 8 * _EPSILON * (math.log2(length) + 1)
     # rfft keeps one half of the frequencies; twice their sum bounds the sum over all.
     magnitudes = float(2 * np.sum((np.abs(spectrum) + error) ** (blocks - 1)))
+    first = 0 if support <= length else max(0, math.floor(mean * blocks) - width)
     return _Convolution(
         tilt=tilt,
         log_mgf=math.log(float(weights.sum()) / math.factorial(block)),
-        low=0 if support <= length else math.floor(mean * blocks) - width,
-        law=np.fft.irfft(_power(spectrum, blocks), length),
+        first=first,
+        law=np.roll(np.fft.irfft(_power(spectrum, blocks), length), -(first % length)),
         rounding=error * (blocks + 1) * magnitudes / length,
     )
-
-
-_shared_convolution = lru_cache(maxsize=32)(_convolution)
 
 
 def _solve_tilt(counts: FLOAT64, values: FLOAT64, mean: float) -> float:

@@ -164,8 +164,6 @@ def _layer_map(grids: Sequence[_Grid], number: int) -> LayerMap:
     """For each layer of either side that has a significant partner, its best one; [a_layer, b_layer, z], sorted."""
     found: dict[tuple[int, int], float] = {}
     for grid in grids:
-        if not grid.counts.any():
-            continue
         limit = MAP_LOG10_ALPHA - log10_count(number * int(np.count_nonzero(grid.counts)))
         z = standardised(grid.statistic, grid.counts, grid.block)
         for i, j in np.argwhere(significant(grid.statistic, grid.counts, grid.counts > 0, grid.block, limit)):

@@ -30,7 +30,7 @@ def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Compar
         return Comparison(*names, "not-comparable", None, None, (), Screen(None), (), unread)
     evidence = order_tests(first, second)
     screen, gaps = screen_pair(first, second)
-    word, why = _sameness(first.fingerprint, second.fingerprint, evidence.pair_log10_p)
+    word, why = _sameness(first, second, evidence.pair_log10_p)
     partial = tuple(
         f"{side.fingerprint.name} is {side.fingerprint.status}: {side.fingerprint.reason}"
         for side in (first, second)
@@ -47,14 +47,17 @@ def compare_all(fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, 
     return tuple(compare_pair(prepared[a], prepared[b]) for a, b in pairs)
 
 
-def _sameness(a: Fingerprint, b: Fingerprint, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:
+def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:
     nothing = ("not-comparable" if pair_log10_p is None else "no-evidence", ())
+    linked = pair_log10_p is not None and pair_log10_p <= MAP_LOG10_ALPHA
+    if not linked and first.deviations != second.deviations:
+        return nothing
+    a, b = first.fingerprint, second.fingerprint
     pairs = matched(a, b)
     if pairs is None:
         return nothing
     formats = " and ".join(sorted({dtype for m, n in pairs for dtype in (m.dtype, n.dtype)}))
     recast = any(m.dtype != n.dtype for m, n in pairs)
-    linked = pair_log10_p is not None and pair_log10_p <= MAP_LOG10_ALPHA
     if bit_equal(a, b, pairs) and not (recast and linked):
         return "identical", (_identical(pairs, formats),)
     if linked and _covered(a, b) and within_rounding(a, b, pairs):

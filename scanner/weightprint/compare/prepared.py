@@ -56,12 +56,14 @@ class Prepared:
     groups: tuple[UnitGroup, ...]
     stacks: tuple[Stack, ...]
     curves: dict[tuple[str, str], Curve]
+    deviations: bytes  # of all matrices, sorted: fingerprints that differ here are not equal to the bit
 
 
 def prepare(fingerprint: Fingerprint) -> Prepared:
     """Everything about one fingerprint that does not depend on what it is compared with."""
     stacks = stacks_of(fingerprint)
-    return Prepared(fingerprint, _groups(fingerprint, stacks), stacks, curves_of(fingerprint, stacks))
+    deviations = np.sort(np.array([matrix.std for matrix in fingerprint.matrices], np.float64)).tobytes()
+    return Prepared(fingerprint, _groups(fingerprint, stacks), stacks, curves_of(fingerprint, stacks), deviations)
 
 
 def _groups(fingerprint: Fingerprint, stacks: Sequence[Stack]) -> tuple[UnitGroup, ...]:

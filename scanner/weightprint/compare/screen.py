@@ -8,6 +8,8 @@ the other only at layers that both have, and only if both stacks are equally dee
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from weightprint.compare.blocks import FLOAT64
@@ -67,7 +69,8 @@ def _role_score(a: Curve | None, b: Curve | None, depth_a: int, depth_b: int) ->
 
 def stretch(curve: FLOAT64, length: int) -> FLOAT64:
     """``curve`` as z-scores, linearly interpolated onto ``length`` points over the same extent."""
-    scores = (curve - curve.mean()) / curve.std()
+    centred = curve - curve.sum() / len(curve)
+    scores = centred / math.sqrt(centred @ centred / len(curve))
     if len(curve) == length:
         return np.asarray(scores)
     points = np.linspace(0, len(curve) - 1, length)
@@ -76,8 +79,8 @@ def stretch(curve: FLOAT64, length: int) -> FLOAT64:
 
 def pearson(a: FLOAT64, b: FLOAT64) -> float:
     """Pearson's correlation, kept inside [-1, 1]."""
-    a, b = a - a.mean(), b - b.mean()
-    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+    a, b = a - a.sum() / len(a), b - b.sum() / len(b)
+    return max(-1.0, min(1.0, float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))))
 
 
 def _constant(curve: FLOAT64) -> bool:

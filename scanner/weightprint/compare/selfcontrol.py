@@ -79,7 +79,7 @@ def significant(statistic: INT64, counts: INT64, where: BOOL, block: int, log10_
     found = np.zeros(statistic.shape, bool)
     for blocks in np.unique(counts[where]):
         here = where & (counts == blocks)
-        if log10_tail(int(statistic[here].max()), int(blocks), block) <= log10_p:
+        if log10_tail(int(statistic[here].max()), int(blocks), block) <= log10_p < 0:
             found |= here & (statistic >= critical(log10_p, int(blocks), block))
     return found
 

@@ -156,7 +156,7 @@ def fingerprint_view(fingerprint: Fingerprint) -> RenderableType:
             str(matrix.non_finite),
         )
     read = f"{size(fingerprint.bytes.read)} read of {size(fingerprint.bytes.files)}"
-    lines = [
+    lines: list[RenderableType] = [
         Text(f"{printable(fingerprint.name)}: {fingerprint.status}, {len(fingerprint.matrices)} matrices, {read}"),
         table,
         *notice_lines(fingerprint.notices),
@@ -182,7 +182,7 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
             )
     coverage = structure.understanding.coverage
     files = sum(source.size for source in structure.sources if source.format != "config")
-    lines = [
+    lines: list[RenderableType] = [
         Text(
             f"{printable(name)}: {coverage.understood} of {coverage.found} attention modules understood; "
             f"a scan reads {size(structure.plan.read)} of {size(files)} in {len(structure.plan.slots)} requests"
