@@ -7,14 +7,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from weightprint.discover import discover
-from weightprint_kernels.reference import ReferenceBackend
-from weightprint_kernels.torch_backend import TorchBackend
 
 import tolerances
 from weightprint.data import Checkpoint, Matrix
+from weightprint.discover import discover
 from weightprint.fingerprint import read_structure, take_fingerprint
 from weightprint_kernels.backend import Backend
+from weightprint_kernels.reference import ReferenceBackend
+from weightprint_kernels.torch_backend import TorchBackend
 
 pytestmark = pytest.mark.real
 

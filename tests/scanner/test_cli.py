@@ -163,7 +163,7 @@ def test_outputs_by_suffix(models: Path, store: str, tmp_path: Path) -> None:
     run("scan", str(models), "--store", store, *(f"--out={file}" for file in files))
     document = json.loads(files[0].read_text())
     lines = [json.loads(line) for line in files[1].read_text().splitlines()]
-    rows = list(csv.DictReader(files[2].open()))
+    rows = list(csv.DictReader(files[2].read_text().splitlines()))
     assert len(document["pairs"]) == len(rows) == sum(line["type"] == "pair" for line in lines) == 3
     assert lines[-1]["type"] == "summary"
     assert {row["verdict"] for row in rows} == {"shared-origin", "no-evidence"}

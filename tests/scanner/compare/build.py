@@ -23,7 +23,7 @@ class Shape:
     stack: str = STACK
 
 
-def weights(seed: int, shape: Shape = Shape()) -> Weights:  # noqa: B008  frozen
+def weights(seed: int, shape: Shape = Shape()) -> Weights:
     """Gaussian weights whose scale differs from layer to layer."""
     generator = np.random.default_rng(seed)
     sizes = {
@@ -79,7 +79,7 @@ def fingerprint(
     )
 
 
-def model(name: str, seed: int, shape: Shape = Shape(), head_width: int | None = 16) -> Fingerprint:  # noqa: B008
+def model(name: str, seed: int, shape: Shape = Shape(), head_width: int | None = 16) -> Fingerprint:
     """Fingerprint of an independent model."""
     return fingerprint(name, weights(seed, shape), head_width)
 
