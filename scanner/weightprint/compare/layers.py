@@ -70,7 +70,7 @@ def order_tests(a: Prepared, b: Prepared) -> Evidence:
     """Test every channel and stack pair that the two sides share."""
     met = [(x, y) for x in a.groups for y in b.groups if x.channel == y.channel and x.units == y.units]
     grids: list[_Grid] = []
-    reasons = _missing(a, b, met)
+    reasons = [*a.unused, *b.unused, *_missing(a, b, met)]
     for x, y in met:
         refusal = _refusal(a, b, x, y)
         if refusal:

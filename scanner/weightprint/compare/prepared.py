@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from weightprint.compare.blocks import Codes, block_length, encode
 from weightprint.compare.selfcontrol import SelfControl, self_control
 from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
+from weightprint.compare.units import EnergyKey, exchangeable_units
 from weightprint.data import FLOAT32, Fingerprint
 
 CHANNELS = ("v", "o")
@@ -57,20 +58,31 @@ class Prepared:
     stacks: tuple[Stack, ...]
     curves: dict[tuple[str, str], Curve]
     deviations: bytes  # of all matrices, sorted: fingerprints that differ here are not equal to the bit
+    unused: tuple[str, ...] = ()
+    """Why energies that are in the fingerprint take no part in a test."""
 
 
 def prepare(fingerprint: Fingerprint) -> Prepared:
     """Everything about one fingerprint that does not depend on what it is compared with."""
     stacks = stacks_of(fingerprint)
-    deviations = np.sort(np.array([matrix.std for matrix in fingerprint.matrices], np.float64)).tobytes()
-    return Prepared(fingerprint, _groups(fingerprint, stacks), stacks, curves_of(fingerprint, stacks), deviations)
+    units = exchangeable_units(fingerprint)
+    return Prepared(
+        fingerprint=fingerprint,
+        groups=_groups(fingerprint, units.energies, stacks),
+        stacks=stacks,
+        curves=curves_of(fingerprint, stacks),
+        deviations=np.sort(np.array([matrix.std for matrix in fingerprint.matrices], np.float64)).tobytes(),
+        unused=units.left_out,
+    )
 
 
-def _groups(fingerprint: Fingerprint, stacks: Sequence[Stack]) -> tuple[UnitGroup, ...]:
+def _groups(
+    fingerprint: Fingerprint, units_of: Mapping[EnergyKey, FLOAT32], stacks: Sequence[Stack]
+) -> tuple[UnitGroup, ...]:
     widths = {(m.stack, m.layer, m.role): m.head_width for m in fingerprint.matrices}
     members: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for stack, layer, channel in sorted(fingerprint.energies):
-        members[stack, channel, len(fingerprint.energies[stack, layer, channel])].append(layer)
+    for stack, layer, channel in sorted(units_of):
+        members[stack, channel, len(units_of[stack, layer, channel])].append(layer)
     extent = {stack.name: stack for stack in stacks}
     groups = []
     for (stack, channel, units), layers in sorted(members.items(), key=lambda item: item[0][1] != CHANNELS[0]):
@@ -78,7 +90,7 @@ def _groups(fingerprint: Fingerprint, stacks: Sequence[Stack]) -> tuple[UnitGrou
             continue
         known = [width for layer in layers if (width := widths.get((stack, layer, channel)))]
         head_width = math.gcd(*known) if known else None
-        energies = np.stack([fingerprint.energies[stack, layer, channel] for layer in layers]).astype(np.float32)
+        energies = np.stack([units_of[stack, layer, channel] for layer in layers]).astype(np.float32)
         block = block_length(units, head_width)
         codes = encode(energies, block) if block >= 2 else None
         first = extent[stack].first if stack in extent else min(layers)
