@@ -28,7 +28,13 @@ def select_backend(device: str) -> tuple[Backend, str]:
         if device == "cuda":
             raise DeviceUnavailable("torch finds no CUDA device; use --device cpu, or install a CUDA build of torch")
         return TorchBackend("cpu"), "no CUDA device"
-    place = _cuda_device()
+    place = _own_device()
+    if torch.device(place).type != "cuda":
+        # ACCELERATE_TORCH_DEVICE=cpu does that; Triton would crash on the first launch.
+        if device == "cuda":
+            refusal = f"accelerate gives this process {place}, not a CUDA device"
+            raise DeviceUnavailable(f"{refusal}; unset ACCELERATE_TORCH_DEVICE, or use --device cpu")
+        return TorchBackend("cpu"), f"accelerate gives this process {place}"
     if importlib.util.find_spec("triton") is None:
         return TorchBackend(place), f"{place}, triton is not installed"
     from weightprint_kernels.triton_backend import TritonBackend
@@ -36,8 +42,8 @@ def select_backend(device: str) -> tuple[Backend, str]:
     return TritonBackend(place), f"{place} with triton"
 
 
-def _cuda_device() -> str:
-    """The CUDA device of this process: its own where a launcher started several, else the first."""
+def _own_device() -> str:
+    """The device of this process: its own where a launcher started several, else the first CUDA device."""
     if "LOCAL_RANK" in os.environ or "WORLD_SIZE" in os.environ:
         from accelerate import PartialState
 

@@ -92,6 +92,38 @@ def check_single_elements(backend: Backend, case: Case) -> None:
     np.testing.assert_array_equal(rows, np.stack(fields, axis=1).astype(np.float32))
 
 
+def check_scattered_chunks(backend: Backend, case: Case, pieces: list[tuple[int, int]]) -> None:
+    """Any table: pieces (first element, count) of a one-row case, overlapping, in any order."""
+    itemsize = ITEMSIZE[case.dtype]
+    first, count = np.array(pieces, np.int64).T
+
+    def run(data: UINT8) -> npt.NDArray[np.float32]:
+        return backend.moments(backend.place(data), Chunks(case.offset + first * itemsize, count), case.dtype)
+
+    rows = _repeated(case, run).astype(np.float64)
+    (values,) = case.values()
+    for row, (start, length) in zip(rows, pieces, strict=True):
+        assert_moments(merge_rows(row[None]), truth(values[start : start + length]))
+
+
+def check_scattered_tiles(backend: Backend, case: Case, pieces: list[tuple[int, int, int, int]]) -> None:
+    """Any table: pieces (top, left, rows, columns) of a matrix, overlapping, in any order."""
+    itemsize = ITEMSIZE[case.dtype]
+    top, left, height, width = np.array(pieces, np.int64).T
+    offset = case.offset + top * case.stride + left * itemsize
+    tiles = Tiles(offset, np.full(len(pieces), case.stride), height, width)
+
+    def run(data: UINT8) -> npt.NDArray[np.float32]:
+        return backend.column_energies(backend.place(data), tiles, case.dtype)
+
+    sums = _repeated(case, run)
+    values = case.values()
+    expected = np.zeros(sums.shape)
+    for row, (y, x, rows, columns) in zip(expected, pieces, strict=True):
+        row[:columns] = (values[y : y + rows, x : x + columns] ** 2).sum(axis=0)
+    np.testing.assert_allclose(sums, expected, rtol=tolerances.ENERGY_RELATIVE)
+
+
 def assert_moments(merged: MergedMoments, expected: Truth) -> None:
     """Within the limits of tolerances.py; a constant has no spread at all."""
     assert (merged.n_finite, merged.zeros, merged.abs_max) == (expected.n_finite, expected.zeros, expected.abs_max)

@@ -1,11 +1,15 @@
 """Every backend over every encoding, length, placement and kind of value."""
 
 import pytest
-from kernel_backends import backends
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_backends import INTERPRETING, backends
 from kernel_cases import (
     Case,
     code_case,
+    encode,
     extreme_cases,
+    normal,
     placement_cases,
     size_cases,
     tile_cases,
@@ -16,6 +20,8 @@ from kernel_checks import (
     check_extreme_column_energies,
     check_extreme_moments,
     check_moments,
+    check_scattered_chunks,
+    check_scattered_tiles,
     check_single_elements,
 )
 
@@ -42,7 +48,12 @@ def test_moments(backend: Backend, case: Case) -> None:
     check_moments(backend, case)
 
 
-@pytest.mark.parametrize("case", _cases(extreme_cases, lambda dtype: [code_case(dtype)]))
+def _codes(dtype: str) -> list[Case]:
+    """Chunks so short that every code counts; the interpreter gets longer ones, and test_triton_decode for that."""
+    return [code_case(dtype, columns=1024 if INTERPRETING and ITEMSIZE[dtype] > 1 else 64)]
+
+
+@pytest.mark.parametrize("case", _cases(extreme_cases, _codes))
 def test_moments_beyond_float32(backend: Backend, case: Case) -> None:
     check_extreme_moments(backend, case)
 
@@ -62,7 +73,7 @@ def test_every_code_alone(backend: Backend, dtype: str) -> None:
     case = code_case(dtype)
     if backend.name == "triton" and backend.device == "cpu" and ITEMSIZE[dtype] > 1:
         # One interpreted program per element takes minutes; test_triton_decode covers all codes there.
-        case = Case(case.name, dtype, case.raw[:: len(case.raw) // 8])
+        case = Case(case.name, dtype, case.raw[:: len(case.raw) // 8, : 8 * ITEMSIZE[dtype]])
     check_single_elements(backend, case)
 
 
@@ -74,3 +85,31 @@ def test_no_chunk_and_no_tile(backend: Backend) -> None:
     buffer = backend.place(np.zeros(0, np.uint8))
     assert backend.moments(buffer, join_chunks([]), "bf16").shape == (0, 8)
     assert backend.column_energies(buffer, join_tiles([]), "bf16").shape == (0, 512)
+
+
+LAW = settings(deadline=None, derandomize=True, max_examples=5 if INTERPRETING else 40)
+LEADS = st.integers(0, 17)
+CHUNKS = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 2500)), min_size=1, max_size=6)
+TILES = st.lists(
+    st.tuples(st.integers(0, 19), st.integers(0, 199), st.integers(1, 20), st.integers(1, 500)), min_size=1, max_size=4
+)
+
+
+@pytest.mark.parametrize("dtype", ITEMSIZE)
+@pytest.mark.parametrize("name", backends())
+@LAW
+@given(LEADS, CHUNKS)
+def test_chunks_of_any_order(name: str, dtype: str, lead: int, pieces: list[tuple[int, int]]) -> None:
+    case = Case("scattered", dtype, encode(normal((1, 5500), 12), dtype), lead=lead)
+    check_scattered_chunks(backends()[name](), case, pieces)
+
+
+@pytest.mark.parametrize("dtype", ITEMSIZE)
+@pytest.mark.parametrize("name", backends())
+@LAW
+@given(LEADS, LEADS, TILES)
+def test_tiles_of_any_order(
+    name: str, dtype: str, lead: int, gap: int, pieces: list[tuple[int, int, int, int]]
+) -> None:
+    case = Case("scattered", dtype, encode(normal((39, 699), 13), dtype), lead=lead, gap=gap)
+    check_scattered_tiles(backends()[name](), case, pieces)

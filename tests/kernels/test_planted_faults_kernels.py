@@ -25,6 +25,7 @@ from kernel_cases import (
     value_cases,
 )
 
+import weightprint_kernels
 from weightprint_kernels.backend import Backend
 
 
@@ -76,7 +77,7 @@ TRITON_FAULTS = [
     Fault("alignment", LAUNCH, "together % access == 0", "together % access >= 0", MOMENTS, placement_cases, "lead-1"),
     Fault("rows-mixed-up", LAUNCH, "chunks.count[chosen], chosen]", "chunks.count[chosen], chosen // 2]", MOMENTS, placement_cases, "two-chunks-a-row"),
     Fault("block-too-small", LAUNCH, "np.array(BLOCKS)[", "np.array((1024, 1024, 1024, 1024))[", MOMENTS, size_cases, "size-1025"),
-    Fault("tiles-mixed-up", LAUNCH, "tiles.columns[chosen], chosen]", "tiles.columns[chosen], chosen * 0]", COLUMNS, tile_cases, "257x513"),
+    Fault("tiles-mixed-up", LAUNCH, "tiles.columns[chosen], chosen]", "tiles.columns[chosen], chosen * 0]", COLUMNS, tile_cases, "520x24"),
 ]  # fmt: skip
 
 FAULTS = [
@@ -101,6 +102,8 @@ FAULTS = [
     Fault("sign-lost", REFERENCE, "-magnitude, magnitude", "magnitude, magnitude", SINGLE, codes, "all-codes", "f8_e5m2"),
     Fault("shift-sign", REFERENCE, "finite - shift", "finite + shift", MOMENTS, value_cases, "mean-100"),
     Fault("tile-stride", REFERENCE, "(stride, 1)", "(width, 1)", COLUMNS, tile_cases, "gap-16"),
+    Fault("zeros", REFERENCE, "(finite == 0).sum()", "(finite > 0).sum()", MOMENTS, value_cases, "sparse"),
+    Fault("nan-leaks", REFERENCE, "values[np.isfinite(values)]", "values", MOMENTS, value_cases, "one-nan"),
     Fault("overflow-trusted", COMPUTE, "= finite & (spread_out", "= (spread_out", EXTREME, extreme_cases, "1e10"),
     Fault("underflow-trusted", COMPUTE, "SMALLEST_VARIANCE = 1e-17", "SMALLEST_VARIANCE = 0", EXTREME, extreme_cases, "1e-12"),
     Fault("tiny-constant-trusted", COMPUTE, "zero = rows[:, ABS_MAX] == 0", "zero = rows[:, S2] == 0", EXTREME, extreme_cases, "1e-25"),
@@ -111,6 +114,9 @@ FAULTS = [
     Fault("row-energy", MERGE, "rows[:, N_FINITE] * shift**2", "shift**2", MOMENTS, value_cases, "mean-100"),
     Fault("row-nan", MERGE, "rows[:, N_FINITE] < counts", "rows[:, N_FINITE] < 0", MOMENTS, value_cases, "one-nan"),
     Fault("last-chunk-short", LAYOUT, "columns - starts, CHUNK_ELEMENTS)", "columns - starts - 1, CHUNK_ELEMENTS)", MOMENTS, size_cases, "size-33"),
+    Fault("chunk-offset", LAYOUT, "starts[None, :] * itemsize", "starts[None, :]", MOMENTS, size_cases, "size-8193"),
+    Fault("row-stride", LAYOUT, "np.arange(rows, dtype=np.int64) * stride", "np.arange(rows, dtype=np.int64) * columns * itemsize", MOMENTS, placement_cases, "gap-16"),
+    Fault("tile-band", LAYOUT, "offset + top * stride", "offset + top * itemsize", COLUMNS, tile_cases, "257x513"),
     Fault("tile-offset", LAYOUT, "left * itemsize", "left", COLUMNS, tile_cases, "257x513"),
 ]  # fmt: skip
 
@@ -130,6 +136,12 @@ def test_fault_turns_a_check_red(fault: Fault, tmp_path: Path, monkeypatch: pyte
     broken = plant(fault, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
         check(broken or make(), case)
+
+
+def test_every_module_that_computes_has_faults() -> None:
+    modules = {path.stem for path in Path(weightprint_kernels.__path__[0]).glob("*.py")}
+    # These only name and choose; tests of their own cover them.
+    assert {fault.module for fault in (*FAULTS, *TRITON_FAULTS)} == modules - {"__init__", "backend", "select"}
 
 
 def plant(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Backend | None:
