@@ -14,8 +14,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Triton's kernels either compile or are interpreted in one process, so the kernel suite runs twice.
 test: lint types real
 	$(BIN)/python -m pytest -n auto
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels tests/real/test_real_moments.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
