@@ -20,6 +20,7 @@ import numpy.typing as npt
 from weightprint.data import FLOAT32
 
 LONGEST_BLOCK = 8
+WIDTH_UNKNOWN = 2
 INT64 = npt.NDArray[np.int64]
 FLOAT64 = npt.NDArray[np.float64]
 BOOL = npt.NDArray[np.bool_]
@@ -38,8 +39,13 @@ class Codes:
 
 
 def block_length(units: int, *head_widths: int | None) -> int:
-    """Largest divisor <= 8 of the head width: of every known one, and of the number of units where none is known."""
-    width = math.gcd(units, *(known for known in head_widths if known))
+    """Largest divisor <= 8 of every known head width; 2 where none is known.
+
+    A block that reached across heads would not be uniform: a strong head beside a weak one fills the upper ranks. One
+    side whose blocks are uniform is enough, so one known width is. Widths that 8 or 4 do not divide exist, odd ones do
+    not, so that without any width only blocks of 2 are safe; they cost a quarter of z.
+    """
+    width = math.gcd(units, *([known for known in head_widths if known] or [WIDTH_UNKNOWN]))
     return max((length for length in range(1, LONGEST_BLOCK + 1) if width % length == 0), default=1)
 
 

@@ -14,7 +14,7 @@ Bernstein's inequality leaves e^-46; wrapped mass only adds. What is cut off bel
 Rounding: each transform errs by at most 8 eps log2(N) times the sum of magnitudes per entry (twice the classical
 bound, Higham 2002, Theorem 24.2, applied entry by entry), the m-th power multiplies that by m; the resulting bound on
 every q(s) is added to it, and 8 eps times the size of the logarithms to the result. So log10 p is never too small and
-never above 0; it is too large by some 1e-12 at a hundred blocks and 1e-6 at a million.
+never above 0; it is too large by some 1e-10 at a thousand blocks and 1e-6 at a million.
 """
 
 from __future__ import annotations

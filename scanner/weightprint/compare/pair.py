@@ -7,6 +7,7 @@ every pair of a report.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
@@ -54,13 +55,13 @@ def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> 
         return nothing
     a, b = first.fingerprint, second.fingerprint
     pairs = matched(a, b)
-    if pairs is None:
+    if pairs is None or not _covered(a, b) or all(math.isnan(m.mean) for m, _ in pairs):
         return nothing
     formats = " and ".join(sorted({dtype for m, n in pairs for dtype in (m.dtype, n.dtype)}))
     recast = any(m.dtype != n.dtype for m, n in pairs)
     if bit_equal(a, b, pairs) and not (recast and linked):
         return "identical", (_identical(pairs, formats),)
-    if linked and _covered(a, b) and within_rounding(a, b, pairs):
+    if linked and within_rounding(a, b, pairs):
         how = f"stored as {formats}" if recast else f"both stored as {formats}"
         return "re-encoded", (f"standard deviations and unit energies agree within the rounding of storage ({how})",)
     return nothing

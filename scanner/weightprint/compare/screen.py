@@ -43,9 +43,9 @@ def screen_pair(a: Prepared, b: Prepared) -> tuple[Screen, tuple[str, ...]]:
 def _choose(a: tuple[Stack, ...], b: tuple[Stack, ...]) -> tuple[Stack, Stack] | None:
     if not a or not b:
         return None
-    return next(((x, y) for x in a for y in b if x.name == y.name), None) or next(
-        ((x, y) for x in a for y in b if correspond(x.name, y.name)), (a[0], b[0])
-    )
+    # Both come largest first; of several that correspond to one, its namesake is meant.
+    fitting = ((x, y) for x in a for y in sorted(b, key=lambda y: y.name != x.name) if correspond(x.name, y.name))
+    return next(fitting, (a[0], b[0]))
 
 
 def _role_score(a: Curve | None, b: Curve | None, depth_a: int, depth_b: int) -> float | str:

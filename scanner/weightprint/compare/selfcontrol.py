@@ -1,9 +1,9 @@
 """Self-control: inside one checkpoint the layers are independent, so their own z_ij (i != j) must look standard normal.
 
-A channel whose units are not exchangeable (rotary order, a matrix read transposed, blocks across heads) shows as z_ij
-above zero nearly everywhere; measured cases have means of 2.3 to 17. Copied layers show as a few huge z_ij on a clean
-background. The median tells the two apart: it ignores the few. Layers with the same bits count once before it is
-taken.
+A channel whose units are not exchangeable (rotary order, a matrix read transposed) shows as z_ij above zero nearly
+everywhere; measured cases have means of 2.3 to 17. Copied layers show as a few huge z_ij on a clean background. The
+median tells the two apart: it ignores the few. Layers with the same bits count once before it is taken. Blocks that
+reach across heads would widen z_ij without moving it; block_length makes none, so that is not looked for.
 
 Threshold. The mean of z_ij over the n = L(L-1)/2 pairs is, with U the sum of the L standardised code vectors of
 d = m(b-1) free dimensions, (|U|^2 - Ld) / (L(L-1) sqrt(d)), and |U|^2 / L is close to chi-square with d degrees of
@@ -11,8 +11,7 @@ freedom: sub-gamma with variance 2/(L-1)^2 and scale c = 2/((L-1) sqrt(d)) (Laur
 median of normal variables is their mean plus uncorrelated noise of variance (pi/2 - 1)/n. Together, with v the sum
 of the variances, P(median > sqrt(2vx) + cx) <= e^-x; x = 12.2 makes it 5e-6. That is exact only as L and m grow; a
 simulation in the tests holds it to account. A strong dependence needs about six layers to be seen: with two or
-three the median has little power, and copies cannot be told from a common order. Both then count as one layer, which
-keeps the test valid for independent networks.
+three the median has little power, and copies cannot be told from a common order. Both then count as one layer.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def match_stacks(a: Sequence[str], b: Sequence[str]) -> dict[str, str] | None:
         return None
     matched: dict[str, str] = {}
     free = set(b)
-    for name in a:
+    for name in sorted(a, key=lambda name: name not in free):  # namesakes first
         other = name if name in free else next((o for o in sorted(free) if correspond(name, o)), None)
         if other is None:
             return None

@@ -5,12 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from hypothesis import settings
 
-from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats
+from weightprint.compare import compare_pair, judge
+from weightprint.data import Bytes, Comparison, Coverage, Fingerprint, MatrixStats, Screen
 
 Matrix = npt.NDArray[np.float64]
+Energies = dict[tuple[str, int, str], npt.NDArray[np.float32]]
 Weights = dict[tuple[str, int, str], Matrix]
 STACK = "model.layers"
+LAW = settings(deadline=None, derandomize=True, max_examples=60)
+"""Every law is drawn from the same examples in every run."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,42 @@ def without(of: Fingerprint, layers: Iterable[int], roles: str = "qkvo") -> Fing
         matrices=tuple(m for m in of.matrices if (m.layer, m.role) not in gone),
         energies={key: value for key, value in of.energies.items() if key[1:] not in gone},
     )
+
+
+def chi_square(seed: int, *shape: int, freedom: int = 64) -> npt.NDArray[np.float32]:
+    """Energies of Gaussian units that have ``freedom`` weights each."""
+    return np.random.default_rng(seed).chisquare(freedom, size=shape).astype(np.float32)
+
+
+def with_energies(name: str, of: npt.NDArray[np.float32], head_width: int | None = 16, seed: int = 1) -> Fingerprint:
+    """A model of which channel v has these energies [layers, units] and channel o none."""
+    layers, units = of.shape
+    own: Energies = {(STACK, layer, "v"): row for layer, row in enumerate(of)}
+    whole = fingerprint(name, weights(seed, Shape(layers, units, 8)), head_width, energies=own)
+    return replace(whole, energies={key: row for key, row in whole.energies.items() if key[2] == "v"})
+
+
+def read_transposed(of: Weights, seed: int) -> Energies:
+    """Channel v where square matrices were read transposed: the units are residual dimensions, which have one order
+    in all layers."""
+    scales = np.random.default_rng(seed).lognormal(sigma=0.3, size=next(iter(of.values())).shape[1])
+    return {
+        (stack, layer, role): ((value * scales) ** 2).sum(axis=0).astype(np.float32)
+        for (stack, layer, role), value in of.items()
+        if role == "v"
+    }
+
+
+def judged(a: Fingerprint, b: Fingerprint) -> Comparison:
+    """The final word of a report of one pair."""
+    (comparison,) = judge([compare_pair(a, b)])
+    return comparison
+
+
+def scored(a: str, b: str, score: float | None, log10_p: float | None = -0.5) -> Comparison:
+    """A preliminary comparison of which only the seed score and the p-value matter."""
+    word = "not-comparable" if log10_p is None else "no-evidence"
+    return Comparison(a, b, word, log10_p, log10_p, (), Screen(score))
 
 
 def _energies(role: str, value: Matrix) -> npt.NDArray[np.float32]:
