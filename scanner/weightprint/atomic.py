@@ -12,7 +12,8 @@ TEMPORARY_SUFFIX = ".tmp"
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write ``content`` to a temporary name beside ``path``, fsync, rename, fsync the directory. Raises OSError."""
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    # A name may have 255 bytes, and one character up to four.
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("xb") as file:
             file.write(content)

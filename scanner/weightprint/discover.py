@@ -53,6 +53,7 @@ def discover(paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequen
     for root in paths:
         if not os.path.lexists(root):
             raise UsageError("E_NOT_FOUND", "there is no such file or directory", path=root)
+    paths = [_without_dots(root) for root in paths]
     seen: set[tuple[int, int]] = set()
     # Directories first, so that a file named beside its own directory is not a second checkpoint.
     found = [found for root in paths if is_directory(root) for found in _below(root, seen)]
@@ -91,6 +92,13 @@ def _with_unique_names(found: Sequence[_Found]) -> list[Checkpoint]:
 
 def _parts(root: Path) -> tuple[str, ...]:
     return tuple(part for part in _absolute(root).parts if part != os.sep)
+
+
+def _without_dots(root: Path) -> Path:
+    """The path without "..", so that one checkpoint has one path; what a link before it leads to decides."""
+    if ".." not in root.parts:
+        return root
+    return Path(os.path.realpath(root if root.name == ".." else root.parent), "" if root.name == ".." else root.name)
 
 
 def _own_name(root: Path) -> str:
@@ -175,7 +183,7 @@ def _in_directory(root: Path, directory: _Directory) -> Iterator[Checkpoint]:
     files = sort_files(directory.path, directory.files)
     if not files.sets:
         if files.refused:
-            yield _refused(name, directory.path, files.refused)
+            yield _refused(name, directory.path, files.refused, files.side)
         return
     main = next((found for found in files.sets if found.is_standard), files.sets[0])
     stems = {found.stem for found in files.sets}
@@ -183,21 +191,33 @@ def _in_directory(root: Path, directory: _Directory) -> Iterator[Checkpoint]:
         aside = (*files.side, *files.refused, *_not_read(files.sets, main))
         yield _checkpoint(name, directory.path, main, aside)
         return
+    side, refused = files.side, files.refused
     for stem in sorted(stems):
         same = [found for found in files.sets if found.stem == stem]
-        first = same[0].files[0] if same[0].files else directory.path / stem
-        own = first.name if relative == "." else f"{relative}/{first.name}"
-        yield _checkpoint(own, first, same[0], _not_read(same, same[0]))
+        first = same[0].files[0] if same[0].files else directory.path / f"{stem}{same[0].suffix}.index.json"
+        exports = tuple(entry for entry in refused if entry[0].stem == stem)
+        refused = tuple(entry for entry in refused if entry not in exports)
+        aside = (*side, *exports, *_not_read(same, same[0]))
+        yield _checkpoint(_within(relative, first), first, same[0], aside)
+        side = ()
+    if refused:
+        yield _refused(_within(relative, refused[0][0]), refused[0][0], refused)
+
+
+def _within(relative: str, file: Path) -> str:
+    return file.name if relative == "." else f"{relative}/{file.name}"
 
 
 def _not_read(sets: Iterable[WeightSet], main: WeightSet) -> Aside:
+    """The files of the other sets, each once: two indices may name the same file."""
     what = main.files[0].name if main.files else main.stem
-    return tuple((path, f"{what} is read instead") for found in sets if found is not main for path in found.files)
+    others = dict.fromkeys(path for found in sets if found is not main for path in found.files)
+    return tuple((path, f"{what} is read instead") for path in others if path not in main.files)
 
 
-def _refused(name: str, path: Path, refused: Aside) -> Checkpoint:
+def _refused(name: str, path: Path, refused: Aside, side: Aside = ()) -> Checkpoint:
     notices = tuple(Notice("E_FORMAT_REFUSED", reason, str(file)) for file, reason in refused)
-    return Checkpoint(name, path, (), set_aside=refused, notices=fold(notices))
+    return Checkpoint(name, path, (), set_aside=(*side, *refused), notices=fold(notices))
 
 
 def _checkpoint(name: str, path: Path, weights: WeightSet, set_aside: Aside) -> Checkpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,11 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
     """Read the headers of ``checkpoint``, find its attention matrices and plan their reads."""
     headers = read_headers(checkpoint)
     understanding = understand(headers.tensors, checkpoint.config)
+    coverage = understanding.coverage
+    coverage = replace(coverage, not_understood=_placed(coverage.not_understood, checkpoint, headers))
+    understanding = replace(
+        understanding, coverage=coverage, notices=_placed(understanding.notices, checkpoint, headers)
+    )
     notices = (
         *checkpoint.notices,
         *headers.notices,
@@ -71,7 +76,8 @@ def take_fingerprint(checkpoint: Checkpoint, structure: Structure, backend: Back
         if number in reduction.energies
     }
     changed = _changed(checkpoint, structure.sources)
-    notices = (*changed, *structure.notices, *reduction.notices, *_non_finite(stats))
+    non_finite = _placed(_non_finite(stats), checkpoint, structure.headers)
+    notices = (*changed, *structure.notices, *reduction.notices, *non_finite)
     if changed:
         stats, energies = (), {}
     return _fingerprint(checkpoint, structure, stats, energies, reduction.bytes_read, notices, backend.name)
@@ -85,7 +91,8 @@ def without_weights(checkpoint: Checkpoint, structure: Structure | None, notices
 
 def source_path(checkpoint: Checkpoint, source: SourceFile) -> Path:
     """Where a source file of ``checkpoint`` lies."""
-    return checkpoint.path / source.name if checkpoint.path.is_dir() else checkpoint.path
+    base = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    return base / source.name
 
 
 def _fingerprint(
@@ -148,6 +155,15 @@ def _changed(checkpoint: Checkpoint, sources: Sequence[SourceFile]) -> tuple[Not
             reason = "changed while it was read; scan again when it is complete"
             notices.append(Notice("E_CHANGED", reason, str(path)))
     return tuple(notices)
+
+
+def _placed(notices: Sequence[Notice], checkpoint: Checkpoint, headers: Headers) -> tuple[Notice, ...]:
+    """Notices about tensors, with the file that holds each; those about no tensor name the checkpoint."""
+    files = {tensor.name: str(tensor.path) for tensor in headers.tensors} if notices else {}
+    return tuple(
+        replace(notice, path=files.get(notice.tensor or "", str(checkpoint.path))) if notice.path is None else notice
+        for notice in notices
+    )
 
 
 def _non_finite(stats: Sequence[MatrixStats]) -> tuple[Notice, ...]:

@@ -6,6 +6,7 @@ No weight is read twice, and torch is imported only if some checkpoint is not fr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from weightprint import store as stores
 from weightprint.compare import Family, compare_all, families, judge
-from weightprint.data import Checkpoint, Comparison, Fingerprint
+from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.discover import discover
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
 from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
@@ -114,9 +115,8 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
         raise nothing_found(options.paths)
     references = gather_references(options)
     backend = LazyBackend(options.device)
-    own = {str(checkpoint.path.absolute()) for checkpoint in scanned.checkpoints}
-    own |= {fingerprint.path for fingerprint in scanned.fingerprints}
-    referred = tuple(c for c in references.checkpoints if str(c.path.absolute()) not in own)
+    own = {os.path.realpath(checkpoint.path) for checkpoint in scanned.checkpoints}
+    referred = tuple(c for c in references.checkpoints if os.path.realpath(c.path) not in own)
     total = len(scanned.checkpoints) + len(referred)
     outcomes: list[Outcome] = []
     for checkpoint, reference in _largest_first(scanned.checkpoints, referred):
@@ -124,12 +124,8 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
         outcomes.append(outcome)
         watch(Step(len(outcomes), total, outcome))
     outcomes += [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in scanned.fingerprints]
-    outcomes += [
-        Outcome(fingerprint, 0.0, fresh=True, reference=True)
-        for fingerprint in references.fingerprints
-        if fingerprint.path not in own
-    ]
-    named = _unique_names(outcomes)
+    outcomes += [Outcome(fingerprint, 0.0, fresh=True, reference=True) for fingerprint in references.fingerprints]
+    named = _unique_names(_each_once(outcomes))
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
     comparisons = _compare(mine, theirs, options.alpha)
@@ -174,9 +170,7 @@ def gather(
             except StoreError as error:
                 notices.append(error.notice())
     checkpoints = discover(others, include, exclude) if others else ()
-    read = {str(checkpoint.path.absolute()) for checkpoint in checkpoints}
-    kept = {fingerprint.path: fingerprint for fingerprint in fingerprints if fingerprint.path not in read}
-    return Sources(checkpoints, tuple(kept.values()), tuple(notices))
+    return Sources(checkpoints, tuple(fingerprints), tuple(notices))
 
 
 def gather_references(options: ScanOptions) -> Sources:
@@ -202,12 +196,27 @@ def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: Lazy
 
 def _up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> tuple[Fingerprint, bool]:
     def known(structure: Structure) -> Fingerprint | None:
-        return None if options.rescan else stores.load_fresh(options.store, checkpoint, structure.sources)
+        return None if options.rescan else _fresh(options.store, checkpoint, structure)
 
     fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
     if fingerprint.matrices and not fresh:
         stores.save(options.store, fingerprint)
     return fingerprint, fresh
+
+
+def _fresh(store: Path, checkpoint: Checkpoint, structure: Structure) -> Fingerprint | None:
+    """The stored fingerprint if it was made of exactly these files and complains of what is wrong now, no more and no
+    less: an index or a config that was mended, or has broken since, leaves the weight files as they were."""
+    found = stores.load_fresh(store, checkpoint, structure.sources)
+    if found is None:
+        return None
+    complaints = [notice for notice in found.notices if notice.code != "E_NON_FINITE"]
+    return found if _without_paths(complaints) == _without_paths(structure.notices) else None
+
+
+def _without_paths(notices: Sequence[Notice]) -> list[Notice]:
+    """The same notices whatever way leads to the files."""
+    return [replace(notice, path=None) for notice in notices]
 
 
 def _known_or_taken(
@@ -248,6 +257,15 @@ def _size(checkpoint: Checkpoint) -> int:
         except OSError:
             continue  # the reader will say what is wrong with it
     return total
+
+
+def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Without what is there already: the same path and made of the same files. At the same path of another machine, or
+    at another time, may lie something else. Scanned checkpoints come before references."""
+    once: dict[tuple[str, tuple[SourceFile, ...]], Outcome] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.reference):
+        once.setdefault((outcome.fingerprint.path, outcome.fingerprint.sources), outcome)
+    return list(once.values())
 
 
 def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -320,7 +338,7 @@ def add_references(paths: tuple[Path, ...], directory: Path, device: str, watch:
     for checkpoint in found.checkpoints:
         outcomes.append(bring_up_to_date(checkpoint, options, backend))
         watch(Step(len(outcomes), len(found.checkpoints) + len(found.fingerprints), outcomes[-1]))
-    return tuple(outcomes)
+    return tuple(_each_once(outcomes))
 
 
 # --- dry run --------------------------------------------------------------------------------------------------
@@ -343,6 +361,6 @@ def forecast(options: ScanOptions) -> tuple[Forecast, ...]:
     forecasts = []
     for checkpoint in found.checkpoints:
         structure = read_structure(checkpoint)
-        known = stores.load_fresh(options.store, checkpoint, structure.sources)
+        known = _fresh(options.store, checkpoint, structure)
         forecasts.append(Forecast(checkpoint, known is not None and not options.rescan, structure))
     return tuple(forecasts)

@@ -17,6 +17,8 @@ from weightprint.data import Checkpoint, Fingerprint, SourceFile
 from weightprint.errors import Notice, StoreError, UsageError
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint, to_bytes
 
+DIGEST_LENGTH = 16
+
 
 def default_store() -> Path:
     """Where fingerprints are kept when no --store is given."""
@@ -35,18 +37,20 @@ def default_references() -> Path:
 def file_name(name: str, path: str) -> str:
     """The file name of a checkpoint's fingerprint: its last parts for people, a digest of its path for uniqueness."""
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-80:] or "checkpoint"
-    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:DIGEST_LENGTH]
     return f"{words}-{digest}{SUFFIX}"
 
 
-def find(store: Path, checkpoint: Checkpoint) -> Path | None:
-    """The checkpoint's file in ``store``: found by the digest of its path, whatever name it was scanned under."""
-    path = str(checkpoint.path.absolute())
-    exact = store / file_name(checkpoint.name, path)
-    if exact.is_file():
-        return exact
-    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:16]
-    return next(iter(sorted(store.glob(f"*-{digest}{SUFFIX}"))), None)
+def find(store: Path, name: str, path: str) -> Path | None:
+    """The file in ``store`` of the checkpoint at ``path``, whatever name it was scanned under; raises StoreError."""
+    exact = store / file_name(name, path)
+    try:
+        if exact.is_file():
+            return exact
+        # The digest at the end of the name is that of the path.
+        return next(iter(sorted(store.glob(f"*{exact.name[-DIGEST_LENGTH - len(SUFFIX) - 1 :]}"))), None)
+    except OSError as error:
+        raise StoreError("E_STORE", f"cannot be read ({error.strerror}); choose another store", path=store) from None
 
 
 def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile]) -> Fingerprint | None:
@@ -55,7 +59,7 @@ def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile
     A damaged file counts as absent: it is written anew. One that is not complete is made again by another version,
     which may understand more, and where a read failed, which may have been the disk's bad day.
     """
-    path = find(store, checkpoint)
+    path = find(store, checkpoint.name, str(checkpoint.path.absolute()))
     if path is None:
         return None
     try:
@@ -69,8 +73,8 @@ def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile
 
 
 def save(store: Path, fingerprint: Fingerprint) -> Path:
-    """Write a fingerprint into ``store``, durably; raises StoreError with the cause."""
-    path = store / file_name(fingerprint.name, fingerprint.path)
+    """Write a fingerprint into ``store``, durably, over an older one of the same path; raises StoreError."""
+    path = find(store, fingerprint.name, fingerprint.path) or store / file_name(fingerprint.name, fingerprint.path)
     write_fingerprint(path, fingerprint)
     return path
 

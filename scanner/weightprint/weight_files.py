@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from weightprint.errors import CheckpointError, Notice
+from weightprint.formats.notices import MAX_ALIKE
 from weightprint.formats.opened import is_text, open_file, require_readable
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -118,7 +120,9 @@ def sort_files(directory: Path, entries: Sequence[Path]) -> Sorted:
         elif path.suffix in SUFFIXES:
             candidates.append(path)
     sets = sorted(_sets(directory, entries, candidates), key=lambda entry: entry.preference)
-    return Sorted(tuple(sets), tuple(side), tuple(refused))
+    named = {path for entry in sets for path in entry.files}  # an index may name any file
+    left = (tuple(entry for entry in aside if entry[0] not in named) for aside in (side, refused))
+    return Sorted(tuple(sets), *left)
 
 
 def refusal(path: Path, siblings: Set[str] = frozenset()) -> str | None:
@@ -177,30 +181,29 @@ def _single(candidates: Sequence[Path]) -> Iterator[WeightSet]:
 
 def _numbered(directory: Path, candidates: Sequence[Path]) -> Iterator[WeightSet]:
     """Shards without an index: their own numbers say which are missing."""
-    series: dict[tuple[str, str, str], dict[int, tuple[Path, re.Match[str]]]] = {}
+    series: dict[tuple[str, int, str], dict[int, tuple[Path, re.Match[str]]]] = {}
     for path, match in _matching(candidates, SHARD):
-        key = (match["stem"], match["count"], match["suffix"])
+        # One series is spelled in one way: the same but for the digits of the number.
+        start, end = match.span("number")
+        key = (path.name[:start], end - start, path.name[end:])
         series.setdefault(key, {})[int(match["number"])] = (path, match)
-    for (stem, count, suffix), present in series.items():
-        first = min(1, *present)
-        name_of = _namer(next(iter(present.values()))[1])
-        missing = tuple(
-            Notice(
-                "E_SHARD_MISSING",
-                f"shard {number} of {int(count)} is not there; fetch it",
-                str(directory / name_of(number)),
-            )
-            for number in range(first, first + int(count))
-            if number not in present
-        )
+    for (before, width, after), present in series.items():
+        match = next(iter(present.values()))[1]
+        missing = _missing(directory, before, width, after, int(match["count"]), set(present))
         files = tuple(present[number][0] for number in sorted(present))
-        yield WeightSet(stem, suffix, files, missing=missing)
+        yield WeightSet(match["stem"], match["suffix"], files, missing=tuple(missing))
 
 
-def _namer(match: re.Match[str]) -> Callable[[int], str]:
-    """The file name of another shard of the same series."""
-    start, end = match.span("number")
-    return lambda number: f"{match.string[:start]}{number:0{end - start}}{match.string[end:]}"
+def _missing(directory: Path, before: str, width: int, after: str, count: int, present: Set[int]) -> Iterator[Notice]:
+    """A notice for each shard that is not there; a name may claim a million siblings, so only the first are named."""
+    first = min(1, *present)
+    expected = range(first, first + count)
+    for number in islice((number for number in expected if number not in present), MAX_ALIKE - 1):
+        reason = f"shard {number} of {count} is not there; fetch it"
+        yield Notice("E_SHARD_MISSING", reason, str(directory / f"{before}{number:0{width}}{after}"))
+    unnamed = count - sum(number in expected for number in present) - (MAX_ALIKE - 1)
+    if unnamed > 0:
+        yield Notice("E_SHARD_MISSING", f"the same holds for {unnamed} more", str(directory))
 
 
 def _indexed(directory: Path, index: Path, stem: str, suffix: str) -> WeightSet:

@@ -1,0 +1,216 @@
+"""Matrices laid out in files in every way that checkpoints have, and what they hold in float64."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from kernel_cases import Case, encode, normal
+from kernel_cases import truth as truth_of
+from kernel_checks import assert_moments
+
+import tolerances
+from weightprint.data import Matrix, Part, TensorSpec
+from weightprint.engine import CHANNELS, Reduction
+from weightprint_kernels.layout import ITEMSIZE
+
+FLOAT64 = npt.NDArray[np.float64]
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A matrix in a file, and its values as W (out, in)."""
+
+    matrix: Matrix
+    values: FLOAT64
+
+
+class Files:
+    """Files under construction: tensors one after the other, with bytes of no meaning in between."""
+
+    def __init__(self, folder: Path, dtype: str, lead: int = 0) -> None:
+        self.folder, self.dtype, self.lead = folder, dtype, lead
+        self.contents: dict[str, bytearray] = {}
+        self.seed = 0
+
+    def add(
+        self, stored: FLOAT64, file: str = "a", gap: int = 0, column_major: bool = False
+    ) -> tuple[TensorSpec, FLOAT64]:
+        """Append an array as its bytes lie; a column-major tensor's shape is the transpose. Gives it as rounded."""
+        content = self.contents.setdefault(file, bytearray(b"\xff" * self.lead))
+        content += b"\xff" * gap
+        raw = encode(stored, self.dtype)
+        shape = stored.shape[::-1] if column_major else stored.shape
+        name = f"{file}{len(content)}"
+        spec = TensorSpec(name, shape, self.dtype, self.folder / file, len(content), raw.size, column_major)
+        content += raw.tobytes()
+        return spec, Case(name, self.dtype, raw).values()
+
+    def random(self, rows: int, columns: int) -> FLOAT64:
+        self.seed += 1
+        return normal((rows, columns), self.seed, mean=0.3, spread=0.5)
+
+    def write(self) -> None:
+        for file, content in self.contents.items():
+            (self.folder / file).write_bytes(content + b"\xff" * 64)
+
+
+def matrix(role: str, values: FLOAT64, parts: Sequence[tuple[TensorSpec, Ranges]], transposed: bool = False) -> Laid:
+    shape = (values.shape[0], values.shape[1])
+    made = tuple(Part(spec, (spec.shape[0], spec.shape[1]), ranges) for spec, ranges in parts)
+    return Laid(Matrix("stack", 0, role, shape, made, transposed), values)
+
+
+def row_major(files: Files) -> list[Laid]:
+    laid = []
+    for role, shape in zip("qkvo", ((24, 10), (8, 10), (8, 10), (10, 24)), strict=True):
+        spec, values = files.add(files.random(*shape))
+        laid.append(matrix(role, values, [(spec, ((0, shape[0]),))]))
+    return laid
+
+
+def stored_in_out(files: Files) -> list[Laid]:
+    laid = []
+    for role in "qkvo":
+        spec, values = files.add(files.random(10, 24))
+        laid.append(matrix(role, values.T, [(spec, ((0, 24),))], transposed=True))
+    return laid
+
+
+def column_major(files: Files) -> list[Laid]:
+    laid = []
+    for role in "vo":
+        spec, values = files.add(files.random(10, 24), column_major=True)
+        laid.append(matrix(role, values.T, [(spec, ((0, 24),))]))
+    return laid
+
+
+def column_major_in_out(files: Files) -> list[Laid]:
+    laid = []
+    for role in "vo":
+        spec, values = files.add(files.random(24, 10), column_major=True)
+        laid.append(matrix(role, values, [(spec, ((0, 24),))], transposed=True))
+    return laid
+
+
+def _fused(files: Files, ranges: dict[str, Ranges], transposed: bool = False, column_major: bool = False) -> list[Laid]:
+    """Roles that share one tensor of 30 outputs and 14 inputs."""
+    spec, stored = files.add(
+        files.random(*((14, 30) if transposed != column_major else (30, 14))), column_major=column_major
+    )
+    values = stored.T if transposed != column_major else stored
+    units = {role: np.concatenate([np.arange(*span) for span in own]) for role, own in ranges.items()}
+    return [matrix(role, values[units[role]], [(spec, own)], transposed) for role, own in ranges.items()]
+
+
+BLOCKS: dict[str, Ranges] = {"q": ((0, 18),), "k": ((18, 24),), "v": ((24, 30),)}
+GROUPS: dict[str, Ranges] = {
+    "q": ((0, 6), (10, 16), (20, 26)),
+    "k": ((6, 8), (16, 18), (26, 28)),
+    "v": ((8, 10), (18, 20), (28, 30)),
+}
+GAPS: dict[str, Ranges] = {"v": ((25, 30), (1, 3), (12, 13)), "o": ((3, 7),)}
+
+
+def neighbours_with_gaps(files: Files) -> list[Laid]:
+    """Gaps of every size around the 1% that may be read over."""
+    laid = []
+    for gap in (0, 1, 2, 30, 500):
+        spec, values = files.add(files.random(30, 13), gap=gap)
+        laid.append(matrix("v", values, [(spec, ((0, 30),))]))
+    return laid
+
+
+def several_files(files: Files) -> list[Laid]:
+    """One matrix out of two files, and two more that share these files."""
+    top, upper = files.add(files.random(9, 12), "a")
+    bottom, lower = files.add(files.random(7, 12), "b")
+    beside, own = files.add(files.random(12, 16), "b")
+    both = np.concatenate([lower[2:7], upper])
+    return [
+        matrix("v", both, [(bottom, ((2, 7),)), (top, ((0, 9),))]),
+        matrix("o", own, [(beside, ((0, 12),))]),
+        matrix("q", lower[:2], [(bottom, ((0, 2),))]),
+    ]
+
+
+def wide(files: Files) -> list[Laid]:
+    """Rows of more than one chunk, and of more bytes than a small slot."""
+    laid = []
+    for role, transposed in (("v", False), ("o", False), ("v", True)):
+        spec, stored = files.add(files.random(3, 2 * 8192 + 5))
+        laid.append(
+            matrix(role, stored.T if transposed else stored, [(spec, ((0, stored.shape[transposed]),))], transposed)
+        )
+    return laid
+
+
+def non_finite(files: Files) -> list[Laid]:
+    """A NaN in one unit, and an infinity in another where the format has one."""
+    laid = []
+    for role in "vo":
+        for transposed in (False, True):
+            values = files.random(20, 20)
+            values[3, 7] = np.nan
+            if files.dtype != "f8_e4m3":
+                values[11, 13] = -np.inf
+            spec, stored = files.add(values)
+            laid.append(matrix(role, stored.T if transposed else stored, [(spec, ((0, 20),))], transposed))
+    return laid
+
+
+LAYOUTS: dict[str, Callable[[Files], list[Laid]]] = {
+    "row-major": row_major,
+    "stored-in-out": stored_in_out,
+    "column-major": column_major,
+    "column-major-in-out": column_major_in_out,
+    "fused-blocks": lambda files: _fused(files, BLOCKS),
+    "fused-groups": lambda files: _fused(files, GROUPS),
+    "fused-columns": lambda files: _fused(files, GROUPS, transposed=True),
+    "fused-column-major": lambda files: _fused(files, GROUPS, column_major=True),
+    "fused-column-major-in-out": lambda files: _fused(files, BLOCKS, transposed=True, column_major=True),
+    "out-of-order-with-gaps": lambda files: _fused(files, GAPS),
+    "neighbours-with-gaps": neighbours_with_gaps,
+    "several-files": several_files,
+    "wide": wide,
+    "non-finite": non_finite,
+}
+
+
+def lay_out(layout: str, folder: Path, dtype: str, lead: int = 0) -> list[Laid]:
+    """The matrices of a layout, their files written."""
+    files = Files(folder, dtype, lead)
+    laid = LAYOUTS[layout](files)
+    files.write()
+    return laid
+
+
+def assert_reduced(laid: Sequence[Laid], reduction: Reduction) -> None:
+    """Moments and energies of every matrix, within the limits of tolerances.py."""
+    assert reduction.notices == ()
+    assert set(reduction.moments) == set(range(len(laid)))
+    assert set(reduction.energies) == {number for number, entry in enumerate(laid) if entry.matrix.role in CHANNELS}
+    for number, entry in enumerate(laid):
+        assert_moments(reduction.moments[number], truth_of(entry.values))
+        if entry.matrix.role in CHANNELS:
+            assert_energies(reduction.energies[number], entry)
+
+
+def assert_energies(found: FLOAT64, entry: Laid) -> None:
+    """Rows of V, columns of O; nan exactly where a unit holds a value that is not finite."""
+    expected = (entry.values**2).sum(axis=1 if entry.matrix.role == "v" else 0)
+    expected[~np.isfinite(expected)] = np.nan
+    np.testing.assert_allclose(found, expected, rtol=tolerances.ENERGY_RELATIVE, atol=0, equal_nan=True)
+
+
+def attention_bytes(laid: Sequence[Laid], dtype: str) -> int:
+    """Bytes of the matrices, which do not overlap."""
+    return sum(entry.values.size for entry in laid) * ITEMSIZE[dtype]
+
+
+def gaps_between(intervals: Sequence[tuple[int, int]]) -> list[int]:
+    """Distances between sorted intervals; negative where two overlap."""
+    return [later[0] - earlier[1] for earlier, later in pairwise(sorted(intervals))]

@@ -1,0 +1,185 @@
+# ruff: noqa: E501 - one fault a line reads as a table
+"""The suite can fail: each line of FAULTS breaks one line of one module, and the named test must turn red.
+
+A fault whose text is no longer in the module, or stands there twice, fails as well.
+"""
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import test_atomic
+import test_engine
+import test_fingerprint_file
+import test_moments
+import test_plan
+import test_resume
+import test_store
+from kernel_backends import backends
+
+RED = (Exception, pytest.fail.Exception)
+"""How a test fails: anything that comes out of it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``old`` replaced by ``new`` in ``module``; ``check`` with ``arguments`` must turn red."""
+
+    module: str
+    label: str
+    old: str
+    new: str
+    check: Callable[..., None]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def layout(name: str, slot_bytes: int = 50) -> dict[str, Any]:
+    return {"backend": next(iter(backends())), "layout": name, "dtype": "bf16", "slot_bytes": slot_bytes}
+
+
+PLAN, ENGINE, MOMENTS, STORE, FILE, ATOMIC = "plan", "engine", "moments", "store", "fingerprint_file", "atomic"
+FIGURES = test_engine.test_reduction_against_float64
+FAILING_CALL = test_atomic.test_a_call_that_fails_leaves_the_old_or_the_new
+ORDER = test_atomic.test_the_file_is_on_disk_before_it_gets_its_name_and_the_name_after
+NUMPY = test_moments.test_figures_are_those_of_numpy_and_scipy
+FEW = {"values": np.array([-1.0, 0.0, 0.0, 5.0])}
+LARGE = 2**22
+
+FAULTS = [
+    Fault(PLAN, "orientation", "matrix.transposed == part.tensor.column_major", "not matrix.transposed", FIGURES, layout("column-major")),
+    Fault(PLAN, "shape-not-turned", "part.stored[::-1] if part.tensor.column_major else part.stored", "part.stored", FIGURES, layout("column-major")),
+    Fault(PLAN, "units-of-ranges", "unit += stop - start", "unit += 0", FIGURES, layout("fused-groups")),
+    Fault(PLAN, "gap-too-large", "GAP_SHARE = 100", "GAP_SHARE = 10", test_plan.test_large_gap_is_not_read),
+    Fault(PLAN, "no-gap", "0 <= gap * GAP_SHARE <= stop - start", "gap == 0", test_plan.test_small_gap_is_read_over_and_counted),
+    Fault(PLAN, "files-joined", "near = file == path and", "near = path is not None and", test_plan.test_files_are_never_joined),
+    Fault(PLAN, "slot-overfull", "or offset + length - start > slot_bytes", "", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
+    Fault(PLAN, "a-row-too-many", "max(1, slot_bytes // row_bytes)", "1 + slot_bytes // row_bytes", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
+    Fault(PLAN, "cut-inside-a-chunk", "// itemsize // CHUNK_ELEMENTS) * CHUNK_ELEMENTS", "// itemsize - 1)", test_plan.test_rows_longer_than_a_slot_are_cut_between_chunks),
+    Fault(PLAN, "row-units-of-pieces", "region.row_unit + new_top - region.top", "region.row_unit", FIGURES, layout("row-major")),
+    Fault(PLAN, "column-units-of-pieces", "region.column_unit + new_left - region.left", "region.column_unit", FIGURES, layout("wide")),
+    Fault(PLAN, "last-row-dropped", "range(first, last, rows_per_piece)", "range(first, last - 1, rows_per_piece)", FIGURES, layout("row-major")),
+    Fault(PLAN, "last-column-dropped", "range(0, columns, columns_per_piece)", "range(0, columns - 5, columns_per_piece)", FIGURES, layout("wide")),
+    Fault(PLAN, "gaps-not-counted", "sum(slot.length for slot in self.slots)", "self.selected", test_plan.test_small_gap_is_read_over_and_counted),
+    Fault(PLAN, "selected", "selected += sum(", "selected = sum(", test_plan.test_neighbouring_tensors_are_one_read),
+    Fault(PLAN, "every-region-everywhere", "region.top < bottom and region.bottom > top", "True", FIGURES, layout("fused-groups")),
+    Fault(ENGINE, "whole-file-buffer", "max((slot.length for slot in plan.slots), default=0)", "sum(slot.length for slot in plan.slots)", test_engine.test_memory_is_one_slot_whatever_the_size, {"slot_bytes": 2**20}),
+    Fault(ENGINE, "half-a-matrix-kept", "lost |= {", "_ = {", test_engine.test_a_matrix_of_which_some_slots_are_gone_is_lost_whole),
+    Fault(ENGINE, "other-files-lost", "for slot in remaining for piece", "for slot in plan.slots for piece", test_engine.test_a_matrix_out_of_two_files_is_lost_with_either),
+    Fault(ENGINE, "bytes-not-counted", "bytes_read += _read_into", "bytes_read = _read_into", FIGURES, layout("row-major")),
+    Fault(ENGINE, "short-read-taken", "while done < slot.length:", "while not done:", test_engine.test_reads_that_come_in_bits_are_put_together),
+    Fault(ENGINE, "read-from-the-start", "[view[done:]], slot.offset + done)", "[view[done:]], slot.offset)", test_engine.test_reads_that_come_in_bits_are_put_together),
+    Fault(ENGINE, "pipe-opened", "if not stat.S_ISREG(os.fstat(descriptor).st_mode):", "if not descriptor:", test_engine.test_only_regular_files_are_opened_for_reading),
+    Fault(ENGINE, "descriptor-left-open", "os.close(descriptor)", "pass", test_engine.test_faults_of_the_device_are_not_taken_for_faults_of_a_file),
+    Fault(ENGINE, "disk-fault-propagates", "except CheckpointError as error:", "except ZeroDivisionError as error:", test_engine.test_a_disk_that_fails_in_the_middle),
+    Fault(ENGINE, "region-row", "(region.top - piece.top) * piece.stride", "0 * piece.stride", FIGURES, layout("fused-groups", LARGE)),
+    Fault(ENGINE, "region-column", "(region.left - piece.left) * itemsize", "0 * itemsize", FIGURES, layout("fused-columns")),
+    Fault(ENGINE, "rows-of-another", "own = rows[start : start + len(table)]", "own = rows[: len(table)]", FIGURES, layout("row-major", LARGE)),
+    Fault(ENGINE, "tiles-of-another", "own = sums[start : start + len(table)]", "own = sums[: len(table)]", FIGURES, layout("non-finite", LARGE)),
+    Fault(ENGINE, "last-slot-only", "combine(moments[number], merged) if number in moments else merged", "merged", FIGURES, layout("row-major")),
+    Fault(ENGINE, "column-energies-overwritten", "first + use.columns] += by_column", "first + use.columns] = by_column", FIGURES, layout("row-major")),
+    Fault(ENGINE, "row-energies-misplaced", "first = use.region.row_unit", "first = 0", FIGURES, layout("row-major")),
+    Fault(ENGINE, "column-energies-misplaced", "first = use.region.column_unit", "first = 0", FIGURES, layout("wide")),
+    Fault(ENGINE, "energies-of-the-wrong-axis", '(role == "v") == region.outputs_along_rows', 'role == "v"', FIGURES, layout("stored-in-out")),
+    Fault(ENGINE, "units-of-o", 'matrix.shape[0] if matrix.role == "v" else matrix.shape[1]', "max(matrix.shape)", FIGURES, layout("row-major")),
+    Fault(MOMENTS, "sample-variance", "float(merged.m2) / count", "float(merged.m2) / (count - 1)", NUMPY, FEW),
+    Fault(MOMENTS, "excess-kurtosis", "/ std**4", "/ std**4 - 3", NUMPY, FEW),
+    Fault(MOMENTS, "skewness", "/ std**3", "/ std**2", NUMPY, FEW),
+    Fault(MOMENTS, "shape-of-noise", "std > abs_max * 1e-12", "std > 0", test_moments.test_a_spread_below_rounding_has_no_shape),
+    Fault(MOMENTS, "nothing-is-zero", "abs_max = math.nan", "abs_max = 0.0", test_moments.test_nothing_finite_has_no_figure),
+    Fault(MOMENTS, "not-counted", "non_finite=size - count", "non_finite=0", test_moments.test_what_is_not_finite_is_counted_and_left_out),
+    Fault(MOMENTS, "transposed-size", "0 if matrix.transposed else 1", "1", test_moments.test_a_transposed_part_counts_its_columns),
+    Fault(MOMENTS, "first-part-only", "for part in matrix.parts\n        for start", "for part in matrix.parts[:1]\n        for start", test_moments.test_parts_of_several_tensors_are_added_up),
+    Fault(STORE, "name-instead-of-path", "hashlib.sha256(path.encode(", "hashlib.sha256(name.encode(", test_store.test_found_under_another_name),
+    Fault(STORE, "always-fresh", "fingerprint.sources == tuple(sources)", "True", test_store.test_changed_source_is_not_fresh, {"field": {"size": 1}}),
+    Fault(STORE, "old-version-trusted", "fresh and not outdated", "fresh", test_store.test_incomplete_fingerprint_of_another_version_is_not_fresh),
+    Fault(STORE, "read-fault-kept", " and not unlucky", "", test_resume.test_a_disk_that_failed_once_is_asked_again),
+    Fault(STORE, "damage-raised", "    except StoreError:\n        return None", "    except StoreError:\n        raise", test_store.test_damaged_file_counts_as_absent),
+    Fault(STORE, "kept-twice", "find(store, fingerprint.name, fingerprint.path) or store", "store", test_resume.test_a_checkpoint_scanned_under_two_names_is_kept_once),
+    Fault(STORE, "written-in-place", "write_atomic(path, to_bytes(fingerprint))", "path.write_bytes(to_bytes(fingerprint))", test_atomic.test_the_store_says_why_and_keeps_what_it_had, {"fault": "rename", "error": "EIO"}),
+    Fault(STORE, "damage-unsaid", "notices.append(error.notice())", "pass", test_store.test_damaged_files_are_named),
+    Fault(STORE, "temporary-files-read", 'store.rglob(f"*{SUFFIX}")):\n        try:\n            fingerprints', 'store.rglob("*")):\n        try:\n            fingerprints', test_store.test_temporary_files_are_ignored),
+    Fault(STORE, "half-removed", "if missing:", "if len(missing) > 1:", test_store.test_remove_named),
+    Fault(STORE, "any-file-name", 'r"[^A-Za-z0-9._-]+"', 'r"[^A-Za-z0-9._/-]+"', test_store.test_file_names_are_plain, {"name": "../../etc/passwd"}),
+    Fault(FILE, "canonical-form-unchecked", "to_bytes(fingerprint) == content", "bool(content)", test_fingerprint_file.test_every_flipped_bit_is_found, {"bit": 0}),
+    Fault(FILE, "tensors-not-in-the-digest", "digest.update(name.encode() + tensors[name].tobytes())", "pass", test_fingerprint_file.test_every_flipped_bit_is_found, {"bit": 0}),
+    Fault(FILE, "nan-is-null", "**entry, **figures, **whole", "**entry, **whole", test_fingerprint_file.test_nothing_is_lost),
+    Fault(FILE, "order-of-keys", "sort_keys=True", "sort_keys=False", test_fingerprint_file.test_golden_bytes_are_what_is_written),
+    Fault(FILE, "order-of-energies", "keys = sorted(fingerprint.energies)", "keys = list(fingerprint.energies)", test_fingerprint_file.test_golden_bytes_are_what_is_written),
+    Fault(FILE, "units-misplaced", "values[start : start + count]", "values[:count]", test_fingerprint_file.test_golden_file_of_version_1_stays_readable),
+    Fault(FILE, "newer-version-guessed", "int(version) > VERSION", "int(version) > VERSION + 1", test_fingerprint_file.test_newer_version_is_refused_by_name),
+    Fault(ATOMIC, "not-synced", "os.fsync(file.fileno())", "pass", ORDER),
+    Fault(ATOMIC, "not-flushed", "file.flush()", "pass", ORDER),
+    Fault(ATOMIC, "directory-not-synced", "os.fsync(directory)", "pass", ORDER),
+    Fault(ATOMIC, "in-place", "temporary.replace(path)", "path.write_bytes(content)", FAILING_CALL, {"fault": "directory-open", "error": "EIO", "existing": True}),
+    Fault(ATOMIC, "temporary-left", "temporary.unlink()", "pass", FAILING_CALL, {"fault": "rename", "error": "EIO", "existing": True}),
+    Fault(ATOMIC, "left-by-an-interrupt", "except BaseException:", "except OSError:", FAILING_CALL, {"fault": "write", "error": "interrupt", "existing": True}),
+    Fault(ATOMIC, "error-swallowed", "        raise\n", "        return\n", FAILING_CALL, {"fault": "fsync", "error": "ENOSPC", "existing": True}),
+    Fault(ATOMIC, "one-name-for-all", "secrets.token_hex(4)", "0", test_atomic.test_temporary_names_are_hidden_and_differ),
+    Fault(ATOMIC, "not-hidden", 'with_name(f".', 'with_name(f"', test_atomic.test_temporary_names_are_hidden_and_differ),
+    Fault(ATOMIC, "name-too-long", "path.name[:40]", "path.name[:100]", test_atomic.test_any_name_that_the_file_system_takes, {"name": "𝛑" * 60}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.module}-{fault.label}")
+def test_fault_turns_a_test_red(fault: Fault, tmp_path: Path) -> None:
+    run(fault, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        plant(fault, patch)
+        with pytest.raises(RED):
+            run(fault, tmp_path / "broken")
+
+
+def run(fault: Fault, folder: Path) -> None:
+    """The named test as pytest would run it."""
+    folder.mkdir()
+    with provided(folder) as fixtures:
+        wanted = [name for name in inspect.signature(fault.check).parameters if name not in fault.arguments]
+        fault.check(**fault.arguments, **{name: fixtures[name]() for name in wanted})
+
+
+@contextlib.contextmanager
+def provided(folder: Path) -> Iterator[dict[str, Callable[[], object]]]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield {
+            "tmp_path": lambda: folder,
+            "monkeypatch": lambda: patch,
+            "two_files": lambda: test_engine.lay_two_files(folder),
+            "models": lambda: test_resume.make_models(folder),
+        }
+
+
+def plant(fault: Fault, patch: pytest.MonkeyPatch) -> None:
+    """Give the module's functions the code that the changed source compiles to, and its constants their values; so
+    everybody who imported them has them, and its classes stay what they are."""
+    original = importlib.import_module(f"weightprint.{fault.module}")
+    assert original.__file__ is not None
+    source = Path(original.__file__).read_text()
+    assert source.count(fault.old) == 1, f"{fault.module} does not hold {fault.old!r} once: move the fault"
+    broken = ModuleType(original.__name__)
+    broken.__file__ = original.__file__
+    exec(compile(source.replace(fault.old, fault.new), original.__file__, "exec"), vars(broken))
+    before, after = dict(functions(original)), dict(functions(broken))
+    for name, function in before.items():
+        patch.setattr(function, "__code__", after[name].__code__)
+    for name, value in vars(broken).items():
+        if name.isupper() and isinstance(value, int | str):
+            patch.setattr(original, name, value)
+
+
+def functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
+    """Functions of the module and of its classes, out of their wrappers."""
+    for name, value in [*vars(module).items()]:
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        members = vars(value).items() if inspect.isclass(value) else [("", value)]
+        for member, inner in members:
+            function = inner.fget if isinstance(inner, property) else getattr(inner, "__wrapped__", inner)
+            if isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__:
+                yield f"{name}.{member}", function
