@@ -97,7 +97,9 @@ def test_references(models: Path, store: str, tmp_path: Path) -> None:
     assert [reference["name"] for reference in listed] == ["base"]
     report = run_json("scan", str(models / "family" / "tuned"), "--refs", references, "--store", store, "--json")
     assert verdicts(report) == {("tuned", "base"): "shared-origin"}
-    run("refs", "remove", "base", "--refs", references)
+    removed = run_json("refs", "remove", "base", "--refs", references, "--json")
+    assert (removed["schema"], removed["removed"]) == ("weightprint.references/1", ["base"])
+    assert [Path(file).exists() for file in removed["files"]] == [False]
     assert run_json("refs", "list", "--refs", references, "--json")["references"] == []
     run("refs", "remove", "base", "--refs", references, expect=2)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
+from weightprint.errors import UsageError
 from weightprint.report.text import printable, seconds, size
 
 if TYPE_CHECKING:
@@ -16,35 +20,64 @@ if TYPE_CHECKING:
     from weightprint.scan import Step, Watch
 
 
+UNFOLDED = 2**16
+"""Columns that no line fills: two names of the longest path."""
+
+
 def say(line: str) -> None:
     """One line to stderr, escaped."""
-    sys.stderr.write(printable(line) + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, printable(line) + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write to a stream whose reader may be gone (``| head``): what is left to do, reports and the exit code, counts
+    all the same, so the stream is turned to nowhere and the command goes on."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            message = f"cannot be written ({error.strerror}); free some room, or write the result elsewhere"
+            raise UsageError("E_OUTPUT", message, path="standard output") from None
+
+
+def open_closed_streams() -> None:
+    """Python has no stream where the caller closed one (``>&-``); what would be written to it goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  open until the end
 
 
 def show(view: RenderableType) -> None:
-    """A view to stdout; in a pipe or a file it is as wide as it needs to be."""
+    """A view to stdout: as wide as the terminal; in a pipe or a file no line is folded and none ends in blanks."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(view)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name must not fail for want of a letter
+    terminal = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    if terminal.is_terminal:
+        terminal.print(view)
+        return
+    text = io.StringIO()
+    Console(file=text, width=UNFOLDED, markup=False, highlight=False, emoji=False).print(view)
+    _write(sys.stdout, "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
 def write_json(document: Mapping[str, Any]) -> None:
     """One document to stdout."""
     from weightprint.report.documents import finite
 
-    sys.stdout.write(json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
+    _write(sys.stdout, json.dumps(finite(document), indent=1, allow_nan=False) + "\n")
 
 
 @contextmanager
 def progress(quiet: bool, verbose: bool) -> Iterator[Watch]:
-    """A watcher of a scan: a bar on a terminal, else one plain line per checkpoint; with ``quiet`` nothing."""
+    """A watcher of a scan: a bar on a terminal that can move its cursor, else one plain line per checkpoint; with
+    ``quiet`` nothing."""
     if quiet:
         yield lambda step: None
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bar(verbose) as watch:
             yield watch
     else:

@@ -12,11 +12,14 @@ from weightprint.cli.app import Device, DeviceOption, Json, app
 from weightprint.cli.console import show as show_view
 from weightprint.cli.console import write_json
 
-Target = Annotated[Path, typer.Argument(help="A checkpoint directory, a weight file or a fingerprint file.")]
+Target = Annotated[Path, typer.Argument(metavar="X", help="A checkpoint, a weight file or a fingerprint file.")]
+First = Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, a weight file or a fingerprint file.")]
+Second = Annotated[Path, typer.Argument(metavar="B", help="What to compare it with, likewise.")]
+Unread = Annotated[Path, typer.Argument(metavar="X", help="A checkpoint directory or a weight file.")]
 
 
 @app.command()
-def compare(a: Target, b: Target, device: DeviceOption = Device.auto, json: Json = False) -> None:
+def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json = False) -> None:
     """Compare two checkpoints, fingerprint files, or one of each."""
     from weightprint.compare import compare_pair, judge
     from weightprint.report.documents import compare_document
@@ -50,13 +53,17 @@ def show(x: Target, device: DeviceOption = Device.auto, json: Json = False) -> N
 
 
 @app.command()
-def inspect(x: Target, json: Json = False) -> None:
+def inspect(x: Unread, json: Json = False) -> None:
     """Read headers only: stacks, roles, bytes that a scan would read, and what is not understood."""
+    from weightprint.errors import UsageError
     from weightprint.fingerprint import read_structure
+    from weightprint.fingerprint_file import SUFFIX
     from weightprint.report.documents import inspect_document
     from weightprint.report.tables import structure_view
     from weightprint.scan import one_checkpoint
 
+    if x.suffix == SUFFIX and x.is_file():
+        raise UsageError("E_USAGE", "is a fingerprint and holds no weights; weightprint show prints it", path=x)
     checkpoint = one_checkpoint(x)
     structure = read_structure(checkpoint)
     if json:

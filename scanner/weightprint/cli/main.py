@@ -9,12 +9,13 @@ import typer
 
 from weightprint.cli import exits, look_commands, refs_commands, scan_command  # noqa: F401  they register themselves
 from weightprint.cli.app import app
-from weightprint.cli.console import say
+from weightprint.cli.console import open_closed_streams, say
 from weightprint.errors import WeightprintError
 
 
 def main() -> None:
     """Run the command line and exit; no traceback reaches a user."""
+    open_closed_streams()
     exits.interrupt_on_signals()
     try:
         app(prog_name="weightprint")
@@ -24,10 +25,6 @@ def main() -> None:
     except exits.Interrupted as interruption:
         say("weightprint: interrupted; what is done is in the store, the same command goes on from there")
         sys.exit(interruption.exit_code)
-    except BrokenPipeError:
-        # The reader of stdout is gone; closing quietly is what every other tool does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(exits.DONE)
     except (typer.Exit, SystemExit):
         raise
     except Exception as error:

@@ -19,7 +19,10 @@ SetOption = Annotated[Path | None, typer.Option("--refs", help="Directory of the
 
 @refs_app.command("add")
 def add(
-    paths: Annotated[list[Path], typer.Argument(help="Directories of checkpoints, checkpoints, stores, fingerprints.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Directories of checkpoints, checkpoints, stores, fingerprints."),
+    ],
     refs: SetOption = None,
     device: DeviceOption = Device.auto,
     json: Json = False,
@@ -60,12 +63,17 @@ def list_references(refs: SetOption = None, json: Json = False) -> None:
 
 @refs_app.command("remove")
 def remove(
-    names: Annotated[list[str], typer.Argument(help="Names as refs list prints them.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names as refs list prints them.")],
     refs: SetOption = None,
+    json: Json = False,
 ) -> None:
     """Remove references by name. Nothing but their fingerprint files is deleted."""
+    from weightprint.report.documents import removed_document
     from weightprint.store import default_references, remove_named
 
-    directory = refs or default_references()
-    for path in remove_named(directory, names):
+    removed = remove_named(refs or default_references(), names)
+    if json:
+        write_json(removed_document(names, removed))
+        return
+    for path in removed:
         say(f"removed {path.name}")

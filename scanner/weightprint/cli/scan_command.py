@@ -35,7 +35,10 @@ class Read(StrEnum):
 
 @app.command()
 def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
-    paths: Annotated[list[Path], typer.Argument(help="Directories of checkpoints, checkpoints, stores, fingerprints.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Directories of checkpoints, checkpoints, stores, fingerprints."),
+    ],
     refs: Annotated[
         list[Path] | None, typer.Option(help="What to compare with, instead of the default reference set.")
     ] = None,
@@ -69,6 +72,8 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
         raise UsageError("E_USAGE", "--quiet and --verbose do not go together; choose one")
     _refuse_many_processes()
     outputs = out or []
+    if dry_run and (outputs or fail_on):
+        raise UsageError("E_USAGE", "--dry-run compares nothing, so --out and --fail-on do not go with it")
     check_outputs(outputs)
     options = ScanOptions(
         paths=tuple(paths),
@@ -80,19 +85,19 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
         rescan=rescan,
     )
     if dry_run:
-        _dry_run(options, json)
-        return
+        incomplete = _dry_run(options, json)
+        raise typer.Exit(exits.exit_code([], None, incomplete and not allow_incomplete))
     with progress(quiet, verbose) as watch:
         report = run_scan(options, watch)
     if verbose:
         say(f"backend {report.backend}; store {options.store}")
     document = report_document(report)
+    for path in outputs:
+        write_report(path, document)
     if json:
         write_json(document)
     else:
         show(report_view(report))
-    for path in outputs:
-        write_report(path, document)
     incomplete = any(outcome.fingerprint.status != "complete" for outcome in (*report.outcomes, *report.references))
     incomplete = (incomplete or bool(report.notices)) and not allow_incomplete
     verdicts = [comparison.verdict for comparison in report.comparisons]
@@ -107,8 +112,9 @@ def _refuse_many_processes() -> None:
         raise UsageError("E_WORLD", message)
 
 
-def _dry_run(options: ScanOptions, json: bool) -> None:
-    from weightprint.report.documents import forecast_document
+def _dry_run(options: ScanOptions, json: bool) -> bool:
+    """Print what a scan would read; returns whether something could not be analysed."""
+    from weightprint.report.documents import forecast_document, structure_notices
     from weightprint.report.tables import forecast_view
     from weightprint.scan import forecast
 
@@ -117,3 +123,4 @@ def _dry_run(options: ScanOptions, json: bool) -> None:
         write_json(forecast_document(forecasts))
     else:
         show(forecast_view(forecasts))
+    return any(structure_notices(forecast.structure) for forecast in forecasts)

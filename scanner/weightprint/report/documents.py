@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from weightprint.compare import Family
@@ -147,12 +148,20 @@ def inspect_document(name: str, path: str, structure: Structure) -> dict[str, An
             {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code}
             for notice in understanding.coverage.not_understood
         ],
-        "notices": [notice_document(notice) for notice in structure.notices],
+        "notices": [notice_document(notice) for notice in structure_notices(structure)],
         "sources": [asdict(source) for source in structure.sources],
         "tensors": len(structure.headers.tensors),
         "bytes": {"files": files, "selected": structure.plan.selected, "read": structure.plan.read},
         "requests": len(structure.plan.slots),
     }
+
+
+def structure_notices(structure: Structure) -> tuple[Notice, ...]:
+    """What a scan would complain of before it reads a weight; never silent where there is nothing to read."""
+    if structure.notices or structure.understanding.matrices:
+        return structure.notices
+    reason = "no attention module shows in the tensor names and shapes, so there is nothing to read"
+    return (Notice("E_NO_ATTENTION", reason),)
 
 
 def stacks(structure: Structure) -> list[dict[str, Any]]:
@@ -186,7 +195,7 @@ def forecast_document(forecasts: Sequence[Forecast]) -> dict[str, Any]:
                 "fresh": forecast.fresh,
                 "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
                 "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
-                "notices": [notice_document(notice) for notice in forecast.structure.notices],
+                "notices": [notice_document(notice) for notice in structure_notices(forecast.structure)],
             }
             for forecast in forecasts
         ],
@@ -219,6 +228,11 @@ def references_document(fingerprints: Sequence[Fingerprint]) -> dict[str, Any]:
             for fingerprint in fingerprints
         ],
     }
+
+
+def removed_document(names: Sequence[str], files: Sequence[Path]) -> dict[str, Any]:
+    """``refs remove --json``: the names that were asked for and the fingerprint files that are gone."""
+    return {"schema": REFERENCES_SCHEMA, "removed": list(names), "files": [str(file) for file in files]}
 
 
 def finite(value: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 from weightprint.atomic import write_atomic
 from weightprint.errors import UsageError
 from weightprint.report.documents import finite, flat_pairs
+from weightprint.report.text import printable
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def check_outputs(paths: list[Path]) -> None:
@@ -64,9 +65,11 @@ def _csv(document: Mapping[str, Any]) -> str:
 
 
 def inert_cell(value: object) -> object:
-    """A text cell that a spreadsheet would run as a formula gets a quote in front; numbers stay numbers."""
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
-        return f"'{value}"
+    """A text cell on one line, control characters spelled out, with a quote in front if a spreadsheet would run it as
+    a formula; numbers stay numbers. Names as they are stand in the JSON formats."""
+    if isinstance(value, str):
+        text = printable(value)
+        return f"'{text}" if text.startswith(FORMULA_STARTS) else text
     return value
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from weightprint.data import Comparison, Fingerprint
+from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
-from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, summary
-from weightprint.report.text import figure, p_text, printable, seconds, size
+from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, structure_notices, summary
+from weightprint.report.text import figure, moment, p_text, printable, seconds, size
 from weightprint.scan import Forecast, Outcome, Report
 
 VERDICT_STYLE = {
@@ -37,6 +36,11 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
     shown = _most_telling(report.comparisons)
     if shown:
         yield pair_table(shown)
+        yield Text("p is corrected over all pairs tested; the score is a screen, not evidence", style="dim")
+        untested = sum(comparison.verdict == "not-comparable" for comparison in report.comparisons)
+        if untested:
+            pairs = "1 pair is" if untested == 1 else f"{untested} pairs are"
+            yield Text(f"{pairs} not comparable: weightprint compare and the report files say why", style="dim")
         hidden = len(report.comparisons) - len(shown)
         if hidden:
             yield Text(f"and {hidden} more pairs without a finding or beyond this table: --out FILE.csv has them all")
@@ -58,20 +62,20 @@ def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def pair_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row a pair."""
+    """One row a pair: verdict, evidence, names, and the screen last."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("p (corrected)", justify="right", no_wrap=True)
-    table.add_column("seed score", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
     table.add_column("a", overflow="fold")
     table.add_column("b", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
     for pair in comparisons:
         table.add_row(
             Text(pair.verdict, style=VERDICT_STYLE[pair.verdict]),
             p_text(pair.log10_p),
-            figure(pair.screen.score),
             Text(printable(pair.a)),
             Text(printable(pair.b)),
+            figure(pair.screen.score),
         )
     return table
 
@@ -101,17 +105,23 @@ def summary_line(report: Report) -> Text:
 
 def comparison_view(comparison: Comparison) -> RenderableType:
     """One pair in full: verdict, reasons, tests, screen, layer map."""
-    head = Text.assemble(
-        (comparison.verdict, VERDICT_STYLE[comparison.verdict]), f"   p {p_text(comparison.log10_p)} (corrected)"
-    )
+    head = Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict])
+    if comparison.log10_p is not None:
+        head = Text.assemble(head, f"   p {p_text(comparison.log10_p)} (corrected)")
+    reasons = Table.grid(padding=(0, 1))
+    for reason in comparison.reasons:
+        reasons.add_row("  -", Text(printable(reason), overflow="fold"))
     parts: list[RenderableType] = [
+        head,
         Text(f"a: {printable(comparison.a)}"),
         Text(f"b: {printable(comparison.b)}"),
-        head,
-        *(Padding(Text(f"- {printable(reason)}"), (0, 0, 0, 2)) for reason in comparison.reasons),
+        reasons,
     ]
     if comparison.tests:
-        table = Table("test", "statistic", "blocks", "z", "log10 p", "log10 factor", box=None, header_style="bold")
+        table = Table(box=None, header_style="bold")
+        table.add_column("test")
+        for column in ("statistic", "blocks", "z", "log10 p", "log10 factor"):
+            table.add_column(column, justify="right", no_wrap=True)
         for test in comparison.tests:
             table.add_row(
                 Text(printable(test.name)),
@@ -138,30 +148,33 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 
 def fingerprint_view(fingerprint: Fingerprint) -> RenderableType:
-    """The per-matrix table of one checkpoint."""
+    """The per-matrix table of one checkpoint, a stack at a time so that it fits 80 columns."""
+    read = f"{size(fingerprint.bytes.read)} read of {size(fingerprint.bytes.files)}"
+    status = f"{fingerprint.status}, {len(fingerprint.matrices)} matrices, {read}"
+    parts: list[RenderableType] = [Text(printable(f"{fingerprint.name}: {status}"))]
+    for stack in dict.fromkeys(matrix.stack for matrix in fingerprint.matrices):
+        own = [matrix for matrix in fingerprint.matrices if matrix.stack == stack]
+        parts += [Text(f"stack {printable(stack) or '(none)'}", style="bold"), _matrix_table(own)]
+    return Group(*parts, *notice_lines(fingerprint.notices))
+
+
+def _matrix_table(matrices: Sequence[MatrixStats]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stack", "layer", "role", "shape", "mean", "std", "skewness", "kurtosis", "abs max", "not finite"):
-        table.add_column(column, justify="left" if column in ("stack", "role") else "right", no_wrap=column != "stack")
-    for matrix in fingerprint.matrices:
+    for column in ("layer", "role", "shape", "mean", "std", "skew", "kurt", "abs max", "nan/inf"):
+        table.add_column(column, justify="left" if column == "role" else "right", no_wrap=True)
+    for matrix in matrices:
         table.add_row(
-            Text(printable(matrix.stack)),
             str(matrix.layer),
-            matrix.role,
-            "x".join(map(str, matrix.shape)),
-            f"{matrix.mean:.3e}",
-            f"{matrix.std:.6f}",
-            f"{matrix.skewness:.3f}",
-            f"{matrix.kurtosis:.3f}",
+            Text(printable(matrix.role)),
+            Text(printable("x".join(map(str, matrix.shape)))),
+            f"{matrix.mean:.2e}",
+            f"{matrix.std:.4g}",
+            moment(matrix.skewness),
+            moment(matrix.kurtosis),
             f"{matrix.abs_max:.4g}",
             str(matrix.non_finite),
         )
-    read = f"{size(fingerprint.bytes.read)} read of {size(fingerprint.bytes.files)}"
-    lines: list[RenderableType] = [
-        Text(f"{printable(fingerprint.name)}: {fingerprint.status}, {len(fingerprint.matrices)} matrices, {read}"),
-        table,
-        *notice_lines(fingerprint.notices),
-    ]
-    return Group(*lines)
+    return table
 
 
 def structure_view(name: str, structure: Structure) -> RenderableType:
@@ -186,11 +199,11 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
         Text(
             f"{printable(name)}: {coverage.understood} of {coverage.found} attention modules understood; "
             f"a scan reads {size(structure.plan.read)} of {size(files)} in {len(structure.plan.slots)} requests"
-        ),
-        table,
-        *notice_lines(structure.notices),
+        )
     ]
-    return Group(*lines)
+    if structure.understanding.matrices:
+        lines.append(table)
+    return Group(*lines, *notice_lines(structure_notices(structure)))
 
 
 def forecast_view(forecasts: Sequence[Forecast]) -> RenderableType:
@@ -199,7 +212,7 @@ def forecast_view(forecasts: Sequence[Forecast]) -> RenderableType:
     for column in ("checkpoint", "would read", "requests", "note"):
         table.add_column(column, justify="right" if column in ("would read", "requests") else "left", overflow="fold")
     for forecast in forecasts:
-        plan, notices = forecast.structure.plan, forecast.structure.notices
+        plan, notices = forecast.structure.plan, structure_notices(forecast.structure)
         note = "fresh" if forecast.fresh else notices[0].line() if notices else ""
         requests = 0 if forecast.fresh else len(plan.slots)
         name = Text(printable(forecast.checkpoint.name))
@@ -216,7 +229,8 @@ def references_view(fingerprints: Sequence[Fingerprint]) -> RenderableType:
         table.add_column(column, justify="right" if column == "matrices" else "left", overflow="fold")
     for fingerprint in fingerprints:
         count = str(len(fingerprint.matrices))
-        table.add_row(Text(printable(fingerprint.name)), fingerprint.status, count, Text(printable(fingerprint.path)))
+        texts = [Text(printable(text)) for text in (fingerprint.name, fingerprint.status, fingerprint.path)]
+        table.add_row(texts[0], texts[1], count, texts[2])
     return Group(table, Text(f"{len(fingerprints)} references", style="bold"))
 
 

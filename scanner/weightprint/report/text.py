@@ -12,11 +12,11 @@ def printable(text: str) -> str:
 
 def size(count: float) -> str:
     """Bytes in the decimal unit that leaves one to three digits before the point."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5:  # what is more would be rounded to 1e+03
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.4g} TB"
+    return f"{count:.0f} PB"
 
 
 def figure(value: float | None, digits: int = 4) -> str:
@@ -24,6 +24,11 @@ def figure(value: float | None, digits: int = 4) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.{digits}f}"
+
+
+def moment(value: float) -> str:
+    """A moment in few characters: three decimals, or four digits where it is large."""
+    return f"{value:.3f}" if abs(value) < 100 or not math.isfinite(value) else f"{value:.4g}"
 
 
 def p_text(log10_p: float | None) -> str:
@@ -37,7 +42,7 @@ def p_text(log10_p: float | None) -> str:
 
 def seconds(value: float) -> str:
     """A duration."""
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)

@@ -22,7 +22,7 @@ from typing import Any
 from weightprint.data import ROLES, Coverage, Matrix, TensorSpec, Understanding
 from weightprint.errors import Notice
 from weightprint.roles.config import Hints, hints_for
-from weightprint.roles.holes import attention_modules, find_holes
+from weightprint.roles.holes import MTP, attention_modules, find_holes, mark_strangers
 from weightprint.roles.leaves import MTP_LEAVES
 from weightprint.roles.modules import Key, Module, gather
 from weightprint.roles.names import is_number, parse
@@ -36,6 +36,7 @@ def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Unde
     sites = [(site, spec) for spec in tensors if (site := parse(spec.name)) is not None]
     sites.sort(key=lambda pair: (pair[1].name, pair[1].shape, pair[1].dtype))  # the order of files is no evidence
     modules = attention_modules(gather(sites))
+    mark_strangers(modules)
     hints = {prefix: hints_for(config, prefix) for prefix in {key[0] for key in modules}}
     stacks = _stacks(modules, hints, tensors)
     matrices: list[Matrix] = []
@@ -73,12 +74,17 @@ def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], tensors: 
     marked = _marked_mtp(tensors)
     first_mtp = {prefix: _first_mtp(prefix, layers, hints[prefix], marked) for prefix, layers in present.items()}
     stacks: dict[Key, str] = {}
+    taken: set[tuple[str, int]] = set()
     for key, module in modules.items():
         prefix, layer, name = key
         first = first_mtp[prefix]
-        stack = f"{prefix}(mtp)" if first is not None and layer >= first else prefix
+        stack = f"{prefix}{MTP}" if first is not None and layer >= first else prefix
         own_name = (module.cross and not prefix.endswith(name)) or (prefix, name) in second
-        stacks[key] = f"{stack} {name}" if own_name else stack
+        stack = f"{stack} {name}" if own_name else stack
+        while (stack, layer) in taken:  # hostile names; a matrix must have a place of its own
+            stack = f"{stack} {name}"
+        taken.add((stack, layer))
+        stacks[key] = stack
     return stacks
 
 

@@ -18,10 +18,15 @@ from weightprint.roles.names import is_number
 BY_DESIGN = (frozenset({"v"}), frozenset({"k", "v"}), frozenset({"kv"}))
 """Roles that a layer may lack: keys used as values, keys and values of another layer."""
 
+MTP = "(mtp)"
+"""What the stack of multi-token prediction adds to a prefix. Its few layers are made like those of the main stack."""
+
+FUSED_ROLES = ("qkv", "kv", "shared_kv")
+"""Roles of weights that hold more than one matrix."""
+
 _FUSED: Mapping[str, frozenset[str]] = {
     "qkv": frozenset("qkv"),
     "kv": frozenset("kv"),
-    "q_a": frozenset(),
     "odd_q": frozenset(),
 }
 
@@ -29,8 +34,9 @@ _FUSED: Mapping[str, frozenset[str]] = {
 def attention_modules(modules: Mapping[Key, Module]) -> dict[Key, Module]:
     """Modules that are attention: those with a query, and those that lost it while their like have one.
 
-    A module without a query counts only if the same stack has complete modules of its name, all leaves of its
-    weights are among theirs, and nothing says that it is a recurrence.
+    A module without a query counts only if the same stack has complete modules of its name, some leaf of its weights
+    is among theirs, and nothing says that it is a recurrence. Not all leaves: one damaged character of a query's name
+    can make another leaf of it (q_proj, c_proj).
     """
     complete: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (prefix, _, name), module in modules.items():
@@ -39,16 +45,36 @@ def attention_modules(modules: Mapping[Key, Module]) -> dict[Key, Module]:
     return {
         key: module
         for key, module in modules.items()
-        if module.queries
-        or (module.weights and not module.odd and module.leaves <= complete.get((key[0], key[2]), frozenset()))
+        if module.queries or (not module.odd and not module.leaves.isdisjoint(complete.get((key[0], key[2]), ())))
     }
+
+
+def mark_strangers(modules: Mapping[Key, Module]) -> None:
+    """Mark modules whose fused projection is called otherwise than that of most layers: what a leaf means depends on
+    its name, so that one damaged character (wqkv, Wqkv) would have q, k and v cut out at the wrong places."""
+    fused = {
+        key: [(site.leaf_name, spec) for role in FUSED_ROLES for site, spec in module.weights.get(role, ())]
+        for key, module in modules.items()
+    }
+    names: dict[tuple[str, str], Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for key, weights in fused.items():
+        if weights:
+            names[key[0], key[2]][tuple(leaf for leaf, _ in weights)] += 1
+    for key, weights in fused.items():
+        usual = names[key[0], key[2]].most_common(2)
+        own = tuple(leaf for leaf, _ in weights)
+        if len(usual) > 1 and (own != usual[0][0] or usual[0][1] == usual[1][1]):
+            modules[key].odd += [
+                (f"the fused projection is called {leaf} here and otherwise in other layers", spec)
+                for leaf, spec in weights
+            ]
 
 
 def find_holes(modules: Mapping[Key, Module], stacks: Mapping[Key, str], names: Iterable[str]) -> tuple[Notice, ...]:
     """Notices for roles and layers that are missing inside a stack; ``names`` are those of all tensors."""
     of_stack: dict[str, dict[int, Module]] = defaultdict(dict)
     for key, module in modules.items():
-        of_stack[stacks[key]][key[1]] = module
+        of_stack[stacks[key].replace(MTP, "")][key[1]] = module
     notices = [notice for stack, layers in of_stack.items() for notice in _missing_roles(stack, layers)]
     numbers: dict[str, set[int]] = defaultdict(set)
     for prefix, layer, _ in modules:
@@ -89,8 +115,9 @@ def _roles(module: Module) -> frozenset[str]:
 
 
 def _other_design(own: frozenset[str], usual: frozenset[str]) -> bool:
-    """Whether a layer is attention of another make (latent beside plain), not a damaged one."""
-    return bool(own - usual)
+    """Whether a layer is attention of another make (latent beside plain), not one with a damaged name: that lacks one
+    role and may have another one instead."""
+    return bool(own - usual) and len(usual - own) > 1
 
 
 def _missing_layers(numbers: Mapping[str, set[int]], names: Iterable[str]) -> dict[str, list[int]]:

@@ -26,6 +26,7 @@ from weightprint.roles.leaves import (
 )
 
 MAX_DIGITS = 6  # a longer run of digits is no layer number
+ANY_NUMBER = "."  # stands for a number in a pattern; no part of a name can hold it
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Site:
 
 def parse(name: str) -> Site | None:
     """What ``name`` says about attention; None where it says nothing."""
+    if ".." in name:
+        return None  # no module has an empty name: a damaged byte, after which "wqkv" would pass for "qkv"
     parts = name.split(".")
     if "_orig_mod" in name or "_wrapped_module" in name:
         parts = [part for part in parts if part not in INFIXES]
+    if not parts:
+        return None
     parts, kind = _kind(name, parts)
     while parts and parts[-1] in WRAPPERS:
         parts.pop()
@@ -140,7 +145,7 @@ def _layer_positions(parents: tuple[str, ...]) -> tuple[int, ...]:
 def layer_positions(sites: Iterable[Site]) -> dict[tuple[str, ...], int]:
     """Which number of each ``parents`` is the layer: the innermost one that takes several values, else the innermost.
 
-    Keys are ``parents`` with every number replaced by "#". Looking at all names tells ``layers.0.blocks.1.attn``
+    Keys are ``parents`` with every number blanked. Looking at all names tells ``layers.0.blocks.1.attn``
     (stages of blocks) from ``layers.0.1.attn`` (sublayer 1 of every layer).
     """
     values: dict[tuple[str, ...], set[str]] = {}
@@ -157,8 +162,8 @@ def layer_positions(sites: Iterable[Site]) -> dict[tuple[str, ...], int]:
 
 
 def blanked(parents: tuple[str, ...]) -> tuple[str, ...]:
-    """``parents`` with every number replaced by "#"."""
-    return tuple("#" if is_number(part) else part for part in parents)
+    """``parents`` with ANY_NUMBER for every number."""
+    return tuple(ANY_NUMBER if is_number(part) else part for part in parents)
 
 
 def module_name(after: tuple[str, ...]) -> str:

@@ -108,16 +108,16 @@ def _interpret(module: Module, weights: Weights, hints: Hints) -> tuple[dict[str
     """Orient, split and check; raises _Misfit with the reason."""
     if module.odd:
         raise _Misfit(module.odd[0][0])
-    if module.roles <= {"q"}:
+    if module.roles <= {"q", "q_a", "q_b"}:
         raise _Misfit("q stands alone: no k, v or o bears the name of its module")
     twice = next((role for role, found in weights.items() if len(found) > 1), None)
     if twice is not None:
         raise _Misfit(f"{len(weights[twice])} tensors claim to be {twice} of one attention module")
     views = _views(module, weights, hints)
     if "shared_kv" in views:
-        views["k" if "q_a" in module.roles or "o_a" in module.roles else "kv"] = views.pop("shared_kv")
+        _rename(views, "shared_kv", "k" if "q_a" in module.roles or "o_a" in module.roles else "kv")
     if "qkv" in views and "q" in views and views["qkv"].leaf == "c_attn":
-        views["kv"] = views.pop("qkv")
+        _rename(views, "qkv", "kv")
     if ("qkv" in views and not {"q", "k", "v", "kv"}.isdisjoint(views)) or (
         "kv" in views and not {"k", "v"}.isdisjoint(views)
     ):
@@ -132,6 +132,13 @@ def _interpret(module: Module, weights: Weights, hints: Hints) -> tuple[dict[str
     if misfit is not None:
         raise _Misfit(misfit)
     return views, splits
+
+
+def _rename(views: dict[str, _View], role: str, to: str) -> None:
+    """Give a weight the role that its siblings show it to have."""
+    if to in views:
+        raise _Misfit(f"{views[role].leaf} and {views[to].leaf} both claim to be {to} of one attention module")
+    views[to] = views.pop(role)
 
 
 def _views(module: Module, weights: Weights, hints: Hints) -> dict[str, _View]:
