@@ -37,6 +37,7 @@ demo: real
 
 bench: $(READY)
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/validity.py
 
 lock: $(READY)
 	$(BIN)/python tools/write_lock.py

@@ -3,9 +3,10 @@
 Rows of V are such units. Columns of O are where every query head has its own value head. Where several query heads
 share one (grouped-query attention), the columns that read the same row of V can only be permuted together, and training
 moves their energies together with that row's in every network, related or not. Counted one by one they would bring the
-same order several times and make p too small; so they are pooled, one unit per row of V. How many heads share follows
-from the shapes; which columns belong together needs the head's width. Where V itself was not read, as where layers use
-another layer's values or their own keys, nothing says which columns move together: they are left out, with the reason.
+same order several times and make p too small (docs/decisions/0001); so they are pooled, one unit per row of V. How many
+heads share follows from the shapes; which columns belong together needs the head's width. Where V itself was not read,
+as where layers use another layer's values or their own keys, nothing says which columns move together: they are left
+out, with the reason.
 """
 
 from __future__ import annotations
