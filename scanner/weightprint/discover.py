@@ -51,8 +51,7 @@ def discover(paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequen
     Names are POSIX paths relative to the scanned path; ``include`` and ``exclude`` are globs on them.
     """
     for root in paths:
-        if not os.path.lexists(root):
-            raise UsageError("E_NOT_FOUND", "there is no such file or directory", path=root)
+        _require_there(root)
     paths = [_without_dots(root) for root in paths]
     seen: set[tuple[int, int]] = set()
     # Directories first, so that a file named beside its own directory is not a second checkpoint.
@@ -64,6 +63,16 @@ def discover(paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequen
             found.append(_Found(root, _lone(root)))
     chosen = [checkpoint for checkpoint in _with_unique_names(found) if _is_wanted(checkpoint.name, include, exclude)]
     return tuple(sorted(chosen, key=lambda checkpoint: checkpoint.name))
+
+
+def _require_there(root: Path) -> None:
+    """What cannot be looked at may be there, and becomes a checkpoint that could not be read."""
+    try:
+        root.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError("E_NOT_FOUND", "there is no such file or directory", path=root) from None
+    except OSError:
+        return
 
 
 def _is_wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -145,7 +154,7 @@ def _directories(root: Path, seen: set[tuple[int, int]]) -> Iterator[_Directory]
             with os.scandir(directory) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            reason = f"the directory cannot be read ({error.strerror})"
+            reason = f"the directory cannot be read ({error.strerror}); check the disk and its permissions"
             yield _Directory(directory, (), Notice("E_UNREADABLE", reason, str(directory)))
             continue
         files: list[Path] = []

@@ -95,6 +95,10 @@ class UsageError(WeightprintError):
     """The caller asked for something that does not fit together, or that does not exist."""
 
 
+class OutputError(WeightprintError):
+    """A result cannot be written."""
+
+
 class DeviceError(WeightprintError):
     """A compute device is missing or failed."""
 

@@ -20,6 +20,7 @@ from weightprint import __version__
 from weightprint.data import Bytes, Checkpoint, Coverage, Fingerprint, Headers, MatrixStats, SourceFile, Understanding
 from weightprint.errors import Notice
 from weightprint.formats import read_headers
+from weightprint.formats.opened import is_directory
 from weightprint.plan import Plan, plan_reads
 from weightprint.roles import understand
 
@@ -91,7 +92,7 @@ def without_weights(checkpoint: Checkpoint, structure: Structure | None, notices
 
 def source_path(checkpoint: Checkpoint, source: SourceFile) -> Path:
     """Where a source file of ``checkpoint`` lies."""
-    base = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    base = checkpoint.path if is_directory(checkpoint.path) else checkpoint.path.parent
     return base / source.name
 
 

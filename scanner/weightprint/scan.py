@@ -20,6 +20,7 @@ from weightprint.discover import discover
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
 from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint
+from weightprint.formats.opened import is_directory, is_file
 
 if TYPE_CHECKING:
     from weightprint_kernels.backend import Backend
@@ -43,12 +44,14 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one checkpoint. ``fresh`` says that its fingerprint was already there and no weight was read."""
+    """What became of one checkpoint. ``fresh`` says that its fingerprint was already there and no weight was read;
+    ``unsaved`` why it could not be kept in the store."""
 
     fingerprint: Fingerprint
     seconds: float
     fresh: bool
     reference: bool = False
+    unsaved: Notice | None = None
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,7 @@ class LazyBackend:
 def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     """Scan ``options.paths``; raises UsageError E_NO_CHECKPOINT if nothing is there, DeviceError, or StoreError."""
     started = time.monotonic()
-    scanned = gather(options.paths, options.include, options.exclude, options.store)
-    if not scanned.checkpoints and not scanned.fingerprints:
-        raise nothing_found(options.paths)
+    scanned = _scanned(options)
     references = gather_references(options)
     backend = LazyBackend(options.device)
     own = {os.path.realpath(checkpoint.path) for checkpoint in scanned.checkpoints}
@@ -134,7 +135,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
         references=theirs,
         comparisons=comparisons,
         families=tuple(families(comparisons)),
-        notices=(*scanned.notices, *references.notices),
+        notices=(*scanned.notices, *references.notices, *(o.unsaved for o in outcomes if o.unsaved)),
         seconds=time.monotonic() - started,
         alpha=options.alpha,
         backend=backend.description,
@@ -154,13 +155,13 @@ def gather(
     paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = (), store: Path | None = None
 ) -> Sources:
     """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself."""
-    files = [path for path in paths if path.suffix == SUFFIX and path.is_file()]
+    files = [path for path in paths if path.suffix == SUFFIX and is_file(path)]
     others = [path for path in paths if path not in files]
     fingerprints = [read_fingerprint(path) for path in files]
     notices: list[Notice] = []
     own_store = store.absolute() if store else None
     for path in others:
-        if not path.is_dir():
+        if not is_directory(path):
             continue
         for file in sorted(path.rglob(f"*{SUFFIX}")):
             if own_store is not None and own_store in file.absolute().parents and own_store != path.absolute():
@@ -173,6 +174,19 @@ def gather(
     return Sources(checkpoints, tuple(fingerprints), tuple(notices))
 
 
+def _scanned(options: ScanOptions) -> Sources:
+    """What lies below the paths to scan; raises UsageError E_NO_CHECKPOINT if nothing does, or the globs leave none."""
+    found = gather(options.paths, options.include, options.exclude, options.store)
+    if found.checkpoints or found.fingerprints:
+        return found
+    if options.include or options.exclude:
+        left_out = len(gather(options.paths, store=options.store).checkpoints)
+        if left_out:
+            message = f"{left_out} checkpoints lie below it, and --include and --exclude leave none of them"
+            raise UsageError("E_NO_CHECKPOINT", message, path=", ".join(str(path) for path in options.paths))
+    raise nothing_found(options.paths)
+
+
 def gather_references(options: ScanOptions) -> Sources:
     """The references: those of --refs, else of the default reference set if there is one."""
     if options.references is not None:
@@ -181,7 +195,7 @@ def gather_references(options: ScanOptions) -> Sources:
             raise nothing_found(options.references)
         return found
     default = stores.default_references()
-    if not default.is_dir():
+    if not is_directory(default):
         return Sources((), (), ())
     fingerprints, notices = stores.load_all(default)
     return Sources((), fingerprints, notices)
@@ -190,18 +204,23 @@ def gather_references(options: ScanOptions) -> Sources:
 def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> Outcome:
     """The fingerprint of ``checkpoint``: from the store if it is fresh, else taken now and put into the store."""
     started = time.monotonic()
-    fingerprint, fresh = _up_to_date(checkpoint, options, backend)
-    return Outcome(replace(fingerprint, name=checkpoint.name), time.monotonic() - started, fresh)
 
-
-def _up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> tuple[Fingerprint, bool]:
     def known(structure: Structure) -> Fingerprint | None:
-        return None if options.rescan else _fresh(options.store, checkpoint, structure)
+        found = None if options.rescan else _fresh(options.store, checkpoint, structure)
+        if found is None:
+            # Said before weights are read, not after.
+            stores.require_writable(options.store)
+        return found
 
     fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
+    unsaved: Notice | None = None
     if fingerprint.matrices and not fresh:
-        stores.save(options.store, fingerprint)
-    return fingerprint, fresh
+        try:
+            stores.save(options.store, fingerprint)
+        except StoreError as error:
+            unsaved = error.notice()
+    seconds = time.monotonic() - started
+    return Outcome(replace(fingerprint, name=checkpoint.name), seconds, fresh, unsaved=unsaved)
 
 
 def _fresh(store: Path, checkpoint: Checkpoint, structure: Structure) -> Fingerprint | None:
@@ -309,7 +328,7 @@ def one_checkpoint(path: Path) -> Checkpoint:
 
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:
     """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix == SUFFIX and is_file(path):
         return read_fingerprint(path)
     fingerprint, _ = _known_or_taken(one_checkpoint(path), backend, lambda structure: None)
     return fingerprint
@@ -355,9 +374,7 @@ class Forecast:
 
 def forecast(options: ScanOptions) -> tuple[Forecast, ...]:
     """What a scan with these options would read; no weight is read for it."""
-    found = gather(options.paths, options.include, options.exclude, options.store)
-    if not found.checkpoints and not found.fingerprints:
-        raise nothing_found(options.paths)
+    found = _scanned(options)
     forecasts = []
     for checkpoint in found.checkpoints:
         structure = read_structure(checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile
     outdated = fingerprint.status != "complete" and fingerprint.tool_version != __version__
     unlucky = any(notice.code == "E_READ" for notice in fingerprint.notices)
     return fingerprint if fresh and not outdated and not unlucky else None
+
+
+def require_writable(store: Path) -> None:
+    """Make the directory and try whether a file can be made in it; raises StoreError with the cause."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        message = f"no fingerprint can be written there ({error.strerror}); choose another store"
+        raise StoreError("E_STORE", message, path=store) from None
 
 
 def save(store: Path, fingerprint: Fingerprint) -> Path:

@@ -255,7 +255,8 @@ def read_json_object(path: Path, code: str, limit: int, unique: bool = False) ->
                 raise CheckpointError(code, f"is {file.size} bytes long, limit {limit}", path=path)
             value = json.loads(file.read(0, limit), object_pairs_hook=checked)
     except CheckpointError as error:
-        raise CheckpointError(code, error.message, path=path) from None
+        kept = error.code if error.code in ("E_UNREADABLE", "E_READ") else code
+        raise CheckpointError(kept, error.message, path=path) from None
     except (ValueError, RecursionError) as error:
         detail = " ".join(str(error).split())[:100]
         raise CheckpointError(code, f"is not valid JSON ({detail}); fetch it again", path=path) from None

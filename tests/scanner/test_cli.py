@@ -199,7 +199,7 @@ def test_several_processes_are_refused(models: Path, store: str) -> None:
 
 def test_no_cuda_is_said(models: Path, store: str) -> None:
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = run("scan", str(models), "--store", store, "--device", "cuda", expect=3, env=hidden)
+    done = run("scan", str(models), "--store", store, "--device", "cuda", expect=2, env=hidden)
     assert "E_DEVICE" in done.stderr
 
 

@@ -17,7 +17,6 @@ from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.cli.exits import Interrupted
 from weightprint.discover import discover
-from weightprint.errors import StoreError
 from weightprint.fingerprint import Structure
 from weightprint.scan import Report, ScanOptions, forecast, scan
 
@@ -103,7 +102,7 @@ def test_an_interruption_at_any_step_loses_and_repeats_nothing(
     assert all(fresh for _, fresh in statuses(scan(options(models))).values())
 
 
-def test_a_full_disk_ends_the_scan_with_one_error_and_the_next_goes_on(
+def test_a_full_disk_costs_what_it_could_not_keep_and_the_next_scan_goes_on(
     models: Path, expected: dict[str, bytes]
 ) -> None:
     replace = Path.replace
@@ -118,9 +117,12 @@ def test_a_full_disk_ends_the_scan_with_one_error_and_the_next_goes_on(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(StoreError, match="No space left"):
-            scan(options(models))
+        report = scan(options(models))
     assert len(stored(models)) == 2
+    assert len(report.comparisons) == len(report.outcomes) * (len(report.outcomes) - 1) // 2
+    assert {status for status, _ in statuses(report).values()} == {"complete"}
+    assert [notice.code for notice in report.notices] == ["E_STORE"] * (len(report.outcomes) - 2)
+    assert all("No space left" in notice.reason for notice in report.notices)
     assert sum(fresh for _, fresh in statuses(scan(options(models))).values()) == 2
     assert stored(models) == expected
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from weightprint.errors import UsageError
+from weightprint.errors import OutputError
 from weightprint.report.text import printable, seconds, size
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _write(stream: TextIO, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
             message = f"cannot be written ({error.strerror}); free some room, or write the result elsewhere"
-            raise UsageError("E_OUTPUT", message, path="standard output") from None
+            raise OutputError("E_OUTPUT", message, path="standard output") from None
 
 
 def open_closed_streams() -> None:

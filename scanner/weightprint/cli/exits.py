@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from weightprint.errors import UsageError, WeightprintError
+from weightprint.errors import DeviceError, UsageError, WeightprintError
 
 DONE = 0
 INTERNAL = 1
@@ -18,8 +18,8 @@ NOTHING = 11
 EXIT_CODES = {
     DONE: "done",
     INTERNAL: "internal error: a bug",
-    USAGE: "wrong usage",
-    INCOMPLETE: "done, but something could not be analysed (unless --allow-incomplete)",
+    USAGE: "wrong usage, or a device or store that cannot be used",
+    INCOMPLETE: "done, but something could not be analysed or written (unless --allow-incomplete)",
     FINDING: "a finding at or above --fail-on; wins over 3",
     NOTHING: "nothing to scan",
     130: "interrupted by Ctrl-C; results kept, resumable",
@@ -52,7 +52,7 @@ def exit_code_of(error: WeightprintError) -> int:
     """The exit code of an error that ended a command."""
     if error.code == "E_NO_CHECKPOINT":
         return NOTHING
-    return USAGE if isinstance(error, UsageError) else INCOMPLETE
+    return USAGE if isinstance(error, UsageError | DeviceError) or error.code == "E_STORE" else INCOMPLETE
 
 
 def exit_code(verdicts: Sequence[str], fail_on: str | None, incomplete: bool) -> int:

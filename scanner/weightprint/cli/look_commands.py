@@ -12,10 +12,14 @@ from weightprint.cli.app import Device, DeviceOption, Json, app
 from weightprint.cli.console import show as show_view
 from weightprint.cli.console import write_json
 
-Target = Annotated[Path, typer.Argument(metavar="X", help="A checkpoint, a weight file or a fingerprint file.")]
-First = Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, a weight file or a fingerprint file.")]
-Second = Annotated[Path, typer.Argument(metavar="B", help="What to compare it with, likewise.")]
-Unread = Annotated[Path, typer.Argument(metavar="X", help="A checkpoint directory or a weight file.")]
+Target = Annotated[
+    Path, typer.Argument(metavar="X", readable=False, help="A checkpoint, a weight file or a fingerprint file.")
+]
+First = Annotated[
+    Path, typer.Argument(metavar="A", readable=False, help="A checkpoint, a weight file or a fingerprint file.")
+]
+Second = Annotated[Path, typer.Argument(metavar="B", readable=False, help="What to compare it with, likewise.")]
+Unread = Annotated[Path, typer.Argument(metavar="X", readable=False, help="A checkpoint directory or a weight file.")]
 
 
 @app.command()
@@ -58,11 +62,12 @@ def inspect(x: Unread, json: Json = False) -> None:
     from weightprint.errors import UsageError
     from weightprint.fingerprint import read_structure
     from weightprint.fingerprint_file import SUFFIX
+    from weightprint.formats.opened import is_file
     from weightprint.report.documents import inspect_document
     from weightprint.report.tables import structure_view
     from weightprint.scan import one_checkpoint
 
-    if x.suffix == SUFFIX and x.is_file():
+    if x.suffix == SUFFIX and is_file(x):
         raise UsageError("E_USAGE", "is a fingerprint and holds no weights; weightprint show prints it", path=x)
     checkpoint = one_checkpoint(x)
     structure = read_structure(checkpoint)
@@ -77,7 +82,7 @@ def inspect(x: Unread, json: Json = False) -> None:
 @app.command()
 def fingerprint(
     x: Target,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .weightprint file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", readable=False, help="The .weightprint file to write.")],
     device: DeviceOption = Device.auto,
     json: Json = False,
 ) -> None:

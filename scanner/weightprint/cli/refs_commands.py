@@ -14,14 +14,18 @@ from weightprint.cli.console import progress, say, show, write_json
 refs_app = typer.Typer(no_args_is_help=True, help="Add, list and remove the references that scans compare with.")
 app.add_typer(refs_app, name="refs")
 
-SetOption = Annotated[Path | None, typer.Option("--refs", help="Directory of the set, instead of the default one.")]
+SetOption = Annotated[
+    Path | None, typer.Option("--refs", readable=False, help="Directory of the set, instead of the default one.")
+]
 
 
 @refs_app.command("add")
 def add(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", help="Directories of checkpoints, checkpoints, stores, fingerprints."),
+        typer.Argument(
+            metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
+        ),
     ],
     refs: SetOption = None,
     device: DeviceOption = Device.auto,
@@ -35,22 +39,29 @@ def add(
     directory = refs or default_references()
     with progress(quiet=json, verbose=False) as watch:
         outcomes = add_references(tuple(paths), directory, device.value, watch)
+    added = [o.fingerprint for o in outcomes if o.fingerprint.status != "failed" and o.unsaved is None]
     if json:
         write_json(references_document([outcome.fingerprint for outcome in outcomes]))
     else:
-        added = sum(outcome.fingerprint.status != "failed" for outcome in outcomes)
-        say(f"{added} of {len(outcomes)} added to {directory}")
-    incomplete = any(outcome.fingerprint.status != "complete" for outcome in outcomes)
+        say(f"{len(added)} of {len(outcomes)} added to {directory}")
+    for outcome in outcomes:
+        if outcome.unsaved:
+            say(outcome.unsaved.line())
+    incomplete = len(added) < len(outcomes) or any(fingerprint.status != "complete" for fingerprint in added)
     raise typer.Exit(exits.exit_code([], None, incomplete))
 
 
 @refs_app.command("list")
 def list_references(refs: SetOption = None, json: Json = False) -> None:
     """List the reference set."""
+    from weightprint.errors import UsageError
+    from weightprint.formats.opened import is_directory
     from weightprint.report.documents import references_document
     from weightprint.report.tables import references_view
     from weightprint.store import default_references, load_all
 
+    if refs is not None and not is_directory(refs):
+        raise UsageError("E_NOT_FOUND", "there is no such reference set; refs add makes one", path=refs)
     fingerprints, notices = load_all(refs or default_references())
     if json:
         write_json(references_document(fingerprints))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weightprint.cli import exits
 from weightprint.cli.app import Device, DeviceOption, Json, app
 from weightprint.cli.console import progress, say, show, write_json
-from weightprint.errors import UsageError
+from weightprint.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from weightprint.scan import ScanOptions
@@ -37,14 +38,20 @@ class Read(StrEnum):
 def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", help="Directories of checkpoints, checkpoints, stores, fingerprints."),
+        typer.Argument(
+            metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
+        ),
     ],
     refs: Annotated[
-        list[Path] | None, typer.Option(help="What to compare with, instead of the default reference set.")
+        list[Path] | None,
+        typer.Option(readable=False, help="What to compare with, instead of the default reference set."),
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Directory of fingerprints; made if absent.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(readable=False, help="Directory of fingerprints; made if absent.")
+    ] = None,
     out: Annotated[
-        list[Path] | None, typer.Option(help="Report file; the suffix chooses .json, .jsonl or .csv. Repeatable.")
+        list[Path] | None,
+        typer.Option(readable=False, help="Report file; the suffix chooses .json, .jsonl or .csv. Repeatable."),
     ] = None,
     device: DeviceOption = Device.auto,
     read: Annotated[Read, typer.Option(help="What is read of each checkpoint.")] = Read.attention,
@@ -63,7 +70,7 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
     """Fingerprint every checkpoint below PATH and compare each with the references and with each other."""
     from weightprint import store as stores
     from weightprint.report.documents import report_document
-    from weightprint.report.files import check_outputs, write_report
+    from weightprint.report.files import check_outputs
     from weightprint.report.tables import report_view
     from weightprint.scan import ScanOptions
     from weightprint.scan import scan as run_scan
@@ -90,18 +97,34 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
     with progress(quiet, verbose) as watch:
         report = run_scan(options, watch)
     if verbose:
-        say(f"backend {report.backend}; store {options.store}")
+        say(f"backend {report.backend}")
+    if verbose or (store is None and not quiet):
+        say(f"fingerprints are kept in {options.store}")
     document = report_document(report)
-    for path in outputs:
-        write_report(path, document)
+    unwritten = _write_reports(outputs, document)
     if json:
         write_json(document)
     else:
         show(report_view(report))
+    for error in unwritten:
+        say(f"weightprint: {error.line()}")
     incomplete = any(outcome.fingerprint.status != "complete" for outcome in (*report.outcomes, *report.references))
-    incomplete = (incomplete or bool(report.notices)) and not allow_incomplete
+    incomplete = ((incomplete or bool(report.notices)) and not allow_incomplete) or bool(unwritten)
     verdicts = [comparison.verdict for comparison in report.comparisons]
     raise typer.Exit(exits.exit_code(verdicts, fail_on.value if fail_on else None, incomplete))
+
+
+def _write_reports(paths: Sequence[Path], document: Mapping[str, Any]) -> list[OutputError]:
+    """Write every report that can be; returns why the others could not."""
+    from weightprint.report.files import write_report
+
+    unwritten = []
+    for path in paths:
+        try:
+            write_report(path, document)
+        except OutputError as error:
+            unwritten.append(error)
+    return unwritten
 
 
 def _refuse_many_processes() -> None:

@@ -5,7 +5,7 @@ makes shared-origin; the screen alone makes similar-profile, which is no evidenc
 
 Background of a pair's score: the scores of the report's other pairs that no evidence links, neither directly nor
 through a family. The score is called high when at least 95 % of 20 or more such pairs lie below it and it is at least
-0.8; with a smaller background when it is at least 0.9.
+0.8. With fewer, no score is called high: unrelated models of one recipe reach 0.9 and more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ ALPHA = 1e-6
 BACKGROUND_ENOUGH = 20
 HIGH_PERCENTILE = 95.0
 HIGH_SCORE = 0.8
-HIGH_SCORE_ALONE = 0.9
 
 SAME_SEED = (
     "this holds for parent, child, sibling and cousin alike and does not say who derived from whom; two trainings "
@@ -73,7 +72,8 @@ def _judged(comparison: Comparison, rejected: bool, report: _Report) -> Comparis
         )
         fallback = "not-comparable" if comparison.log10_p is None else "no-evidence"
         word = "similar-profile" if high else fallback
-        reasons = [*([high] if high else []), order, *own]
+        unjudged = _not_judged(comparison.screen)
+        reasons = [*([high] if high else []), order, *([unjudged] if unjudged else []), *own]
     return replace(comparison, verdict=word, reasons=tuple(reasons))
 
 
@@ -97,22 +97,25 @@ def _no_rejection(comparison: Comparison, report: _Report) -> str:
 def _high(screen: Screen) -> str | None:
     """Why the score counts as high against its background, or None."""
     score, percentile, number = screen.score, screen.background_percentile, screen.background_pairs
-    if score is None:
+    if score is None or score < HIGH_SCORE or number < BACKGROUND_ENOUGH:
         return None
-    if number >= BACKGROUND_ENOUGH:
-        assert percentile is not None
-        if percentile >= HIGH_PERCENTILE and score >= HIGH_SCORE:
-            return (
-                f"the seed score {score:.3f} lies above {percentile:.0f} % of {number} pairs that no evidence links; "
-                "many unrelated pairs score high, so this is a screen and no evidence"
-            )
+    assert percentile is not None
+    if percentile < HIGH_PERCENTILE:
         return None
-    if score >= HIGH_SCORE_ALONE:
-        return (
-            f"the seed score {score:.3f} is high, but its background is only {_pairs(number)} that no evidence links; "
-            "many unrelated pairs score high, so this is a screen and no evidence"
-        )
-    return None
+    return (
+        f"the seed score {score:.3f} lies above {percentile:.0f} % of {number} pairs that no evidence links; "
+        "many unrelated pairs score high, so this is a screen and no evidence"
+    )
+
+
+def _not_judged(screen: Screen) -> str | None:
+    """What is said of a score that would be high if there were a background to hold it against."""
+    if screen.score is None or screen.score < HIGH_SCORE or screen.background_pairs >= BACKGROUND_ENOUGH:
+        return None
+    return (
+        f"the seed score {screen.score:.3f} is not judged: only {_pairs(screen.background_pairs)} of the report "
+        f"that no evidence links could be its background, and {BACKGROUND_ENOUGH} are needed"
+    )
 
 
 def _with_background(comparisons: Sequence[Comparison], linked: Sequence[bool]) -> list[Screen]:

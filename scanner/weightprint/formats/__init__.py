@@ -121,7 +121,10 @@ def read_file(file: OpenedFile) -> tuple[str, Read]:
     if file.size <= LENGTH_BYTES:
         message = f"is {file.size} bytes long, too short for any format; fetch the file again"
         raise CheckpointError("E_FILE_TRUNCATED", message, path=file.path)
-    message = "is neither safetensors nor a PyTorch file, whatever its name says; convert it to safetensors"
+    message = (
+        "is neither safetensors nor a PyTorch file by its first bytes; "
+        "if it should be one it is damaged, fetch it again; if not, convert it to safetensors"
+    )
     raise CheckpointError("E_FORMAT_UNKNOWN", message, path=file.path)
 
 

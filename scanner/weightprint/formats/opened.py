@@ -70,13 +70,21 @@ def require_readable(path: Path) -> None:
         raise _cannot_open(path, error) from None
     _require_regular(path, status)
     if not os.access(path, os.R_OK):
-        raise CheckpointError("E_UNREADABLE", "cannot be opened (permission denied)", path=path)
+        raise _cannot_open(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def is_directory(path: Path) -> bool:
     """Whether ``path`` leads to a directory; no if that cannot be found out."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether ``path`` leads to a regular file; no if that cannot be found out."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
 
@@ -121,4 +129,5 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
     if path.is_symlink() and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         message = f"is a link that leads nowhere ({error.strerror}); fetch its target again"
         return CheckpointError("E_DANGLING_LINK", message, path=path)
-    return CheckpointError("E_UNREADABLE", f"cannot be opened ({error.strerror})", path=path)
+    message = f"cannot be opened ({error.strerror}); check the disk and the permissions of the file and its directories"
+    return CheckpointError("E_UNREADABLE", message, path=path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from weightprint.atomic import write_atomic
-from weightprint.errors import UsageError
+from weightprint.errors import OutputError, UsageError
+from weightprint.formats.opened import is_directory
 from weightprint.report.documents import finite, flat_pairs
 from weightprint.report.text import printable
 
@@ -25,19 +27,22 @@ def check_outputs(paths: list[Path]) -> None:
             raise UsageError(
                 "E_OUTPUT", f"the suffix {path.suffix!r} names no known format; use one of {known}", path=path
             )
-        if path.is_dir():
+        if is_directory(path):
             raise UsageError("E_OUTPUT", "is a directory; name a file in it", path=path)
-        if not path.absolute().parent.is_dir():
-            raise UsageError("E_OUTPUT", "its directory does not exist; create it first", path=path)
+        if not is_directory(path.absolute().parent):
+            raise UsageError("E_OUTPUT", "its directory is not there or cannot be entered; create it first", path=path)
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise UsageError("E_OUTPUT", "its directory cannot be written to; choose another", path=path)
 
 
 def write_report(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a report document in the format of the suffix; raises UsageError E_OUTPUT."""
+    """Write a report document in the format of the suffix; raises OutputError."""
     content = WRITERS[path.suffix](finite(document)).encode("utf-8", errors="backslashreplace")
     try:
         write_atomic(path, content)
     except OSError as error:
-        raise UsageError("E_OUTPUT", f"cannot be written ({error.strerror})", path=path) from None
+        message = f"cannot be written ({error.strerror}); what was read is in the store, so the same command is quick"
+        raise OutputError("E_OUTPUT", message, path=path) from None
 
 
 def _json(document: Mapping[str, Any]) -> str:

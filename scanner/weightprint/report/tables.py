@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -39,15 +40,15 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
         yield Text("p is corrected over all pairs tested; the score is a screen, not evidence", style="dim")
         untested = sum(comparison.verdict == "not-comparable" for comparison in report.comparisons)
         if untested:
-            pairs = "1 pair is" if untested == 1 else f"{untested} pairs are"
-            yield Text(f"{pairs} not comparable: weightprint compare and the report files say why", style="dim")
+            what = f"{_count(untested, 'pair')} not comparable: weightprint compare and the report files say why"
+            yield Text(what, style="dim")
         hidden = len(report.comparisons) - len(shown)
         if hidden:
             yield Text(f"and {hidden} more pairs without a finding or beyond this table: --out FILE.csv has them all")
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
     yield from _troubles(report.outcomes)
-    yield from _troubles(report.references)
+    yield from _troubles(report.references, "reference ")
     yield from (Text(printable(notice.line())) for notice in report.notices)
     yield summary_line(report)
     if report.comparisons:
@@ -56,9 +57,14 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
 
 def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
     rank = {verdict: number for number, verdict in enumerate(VERDICT_STYLE)}
-    ordered = sorted(comparisons, key=lambda c: (rank[c.verdict], c.log10_p or 0.0, c.a, c.b))
+    ordered = sorted(comparisons, key=lambda c: (rank[c.verdict], _log10_p(c), c.a, c.b))
     findings = sum(comparison.verdict in FINDINGS for comparison in ordered)
     return ordered[: max(MOST_ROWS, findings)] if findings <= 5 * MOST_ROWS else ordered[: 5 * MOST_ROWS]
+
+
+def _log10_p(comparison: Comparison) -> float:
+    """For sorting: pairs that were not tested come last."""
+    return math.inf if comparison.log10_p is None else comparison.log10_p
 
 
 def pair_table(comparisons: Sequence[Comparison]) -> Table:
@@ -80,27 +86,38 @@ def pair_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def _troubles(outcomes: Sequence[Outcome]) -> Iterator[Text]:
+def _troubles(outcomes: Sequence[Outcome], what: str = "") -> Iterator[Text]:
     """One line for each checkpoint that is not complete; the first reason, and how many more there are."""
     for outcome in outcomes:
         fingerprint = outcome.fingerprint
         if incomplete(outcome):
             more = len(fingerprint.notices) - 1
             tail = f" (and {more} more; weightprint show lists them)" if more > 0 else ""
-            line = f"{fingerprint.status}: {fingerprint.name}: {fingerprint.reason}{tail}"
+            line = f"{fingerprint.status}: {what}{fingerprint.name}: {fingerprint.reason}{tail}"
             yield Text(printable(line), style="red" if fingerprint.status == "failed" else "yellow")
 
 
 def summary_line(report: Report) -> Text:
     """Every checkpoint found is in one of the counts."""
     figures = summary(report)
+    stale = figures["skipped_fresh_partial"]
+    halves = sum(incomplete(outcome) for outcome in report.references)
     return Text(
-        f"{figures['found']} checkpoints found: {figures['complete']} complete, {figures['partial']} partial, "
-        f"{figures['failed']} failed, {figures['skipped_fresh']} already fingerprinted; "
-        f"{figures['references']} references; {figures['pairs']} pairs compared; "
+        f"{_count(figures['found'], 'checkpoint')} found: "
+        f"{figures['complete']} complete, {figures['partial']} partial, "
+        f"{figures['failed']} failed, {figures['skipped_fresh']} already fingerprinted{_of_them(stale)}; "
+        f"{_count(figures['references'], 'reference')}{_of_them(halves)}; {_count(figures['pairs'], 'pair')} compared; "
         f"{size(figures['bytes_read'])} read in {seconds(report.seconds)}",
         style="bold",
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _of_them(number: int) -> str:
+    return f" ({number} of them not complete)" if number else ""
 
 
 def comparison_view(comparison: Comparison) -> RenderableType:
@@ -227,7 +244,7 @@ def references_view(fingerprints: Sequence[Fingerprint]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "status", "matrices", "from"):
         table.add_column(column, justify="right" if column == "matrices" else "left", overflow="fold")
-    for fingerprint in fingerprints:
+    for fingerprint in sorted(fingerprints, key=lambda fingerprint: (fingerprint.name, fingerprint.path)):
         count = str(len(fingerprint.matrices))
         texts = [Text(printable(text)) for text in (fingerprint.name, fingerprint.status, fingerprint.path)]
         table.add_row(texts[0], texts[1], count, texts[2])

@@ -273,7 +273,7 @@ def test_a_full_stdout_is_said_and_costs_no_report(models: Path, tmp_path: Path,
     command = [sys.executable, "-m", "weightprint", *scan(models, "--quiet", "--out", str(report), *json_flag)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("weightprint: standard output: cannot be written (No space left on device)")
     assert json.loads(report.read_text())["summary"]["found"] == len(NAMES)

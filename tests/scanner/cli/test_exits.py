@@ -14,7 +14,7 @@ import tiny
 from weightprint.cli import exits
 from weightprint.cli import main as run_main
 from weightprint.cli.exits import exit_code, exit_code_of
-from weightprint.errors import CheckpointError, DeviceError, StoreError, UsageError, WeightprintError
+from weightprint.errors import CheckpointError, DeviceError, OutputError, StoreError, UsageError, WeightprintError
 
 VERDICTS = ("not-comparable", "no-evidence", "similar-profile", "shared-origin", "re-encoded", "identical")
 
@@ -91,10 +91,12 @@ def test_without_a_threshold_no_verdict_is_a_finding(incomplete: bool, code: int
         (UsageError("E_OUTPUT", "x"), 2),
         (UsageError("E_NO_CHECKPOINT", "x"), 11),
         (StoreError("E_FINGERPRINT_CORRUPT", "x"), 3),
-        (DeviceError("E_DEVICE", "x"), 3),
+        (DeviceError("E_DEVICE", "x"), 2),
+        (StoreError("E_STORE", "x"), 2),
+        (OutputError("E_OUTPUT", "x"), 3),
         (CheckpointError("E_FILE_TRUNCATED", "x"), 3),
     ],
-    ids=lambda value: value.code if isinstance(value, WeightprintError) else str(value),
+    ids=lambda value: f"{type(value).__name__}-{value.code}" if isinstance(value, WeightprintError) else str(value),
 )
 def test_an_error_that_ends_a_command_has_its_code(error: WeightprintError, code: int) -> None:
     assert exit_code_of(error) == code
@@ -257,7 +259,7 @@ def test_names_of_an_error_are_escaped(tmp_path: Path, call: Call) -> None:
 def test_an_error_of_a_store_is_one_line(models: Path, tmp_path: Path, call: Call) -> None:
     (tmp_path / "file").write_text("not a directory")
     code, out, err = call("scan", str(models / "base"), "--store", str(tmp_path / "file" / "store"), "--quiet")
-    assert (code, out) == (3, "")
+    assert (code, out) == (2, "")
     assert err.endswith("[E_STORE]\n")
     assert len(err.splitlines()) == 1
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report.report_cases import NASTY, VERDICTS, comparison, nasty_report, report
 
-from weightprint.errors import UsageError
+from weightprint.errors import OutputError, UsageError
 from weightprint.report.documents import report_document
 from weightprint.report.files import WRITERS, check_outputs, inert_cell, write_report
 from weightprint.report.text import printable
@@ -131,7 +131,7 @@ def test_infinite_figures_make_valid_files(suffix: str, tmp_path: Path) -> None:
         ("r.xlsx", ".json .jsonl .csv"),
         ("r", ".json .jsonl .csv"),
         ("r.JSON", ".json .jsonl .csv"),
-        ("missing/r.json", "its directory does not exist; create it first"),
+        ("missing/r.json", "its directory is not there or cannot be entered; create it first"),
         ("directory.json", "is a directory; name a file in it"),
     ],
 )
@@ -150,7 +150,7 @@ def test_files_that_can_be_written_are_not_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_fails_at_the_end_says_why(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(OutputError) as caught:
         write_report(tmp_path / "gone" / "r.json", report_document(report()))
     assert caught.value.code == "E_OUTPUT"
     assert "No such file or directory" in caught.value.message

@@ -63,7 +63,7 @@ def test_a_pair_without_a_test_has_a_dash_and_no_figure() -> None:
     assert line.split() == ["not-comparable", "-", "model-1", "other-1", "-"]
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, None), (1, "1 pair is not comparable"), (3, "3 pairs are not")])
+@pytest.mark.parametrize(("number", "said"), [(0, None), (1, "1 pair not comparable"), (3, "3 pairs not comparable")])
 def test_pairs_without_a_test_are_counted(number: int, said: str | None) -> None:
     pairs = (pair(0), *(pair(1 + index, "not-comparable") for index in range(number)))
     text = printed(tables.report_view(report(comparisons=pairs)))
@@ -115,7 +115,7 @@ def test_more_than_one_reason_is_counted() -> None:
 def test_the_summary_accounts_for_every_checkpoint() -> None:
     outcomes = (outcome("a"), outcome("b", "partial"), outcome("c", "failed"), outcome("d", fresh=True), outcome("e"))
     assert printed(tables.summary_line(report(outcomes)), 300).strip() == (
-        "5 checkpoints found: 2 complete, 1 partial, 1 failed, 1 already fingerprinted; 1 references; "
+        "5 checkpoints found: 2 complete, 1 partial, 1 failed, 1 already fingerprinted; 1 reference; "
         "6 pairs compared; 16.4 kB read in 1 min 02 s"
     )
 
