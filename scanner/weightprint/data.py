@@ -18,9 +18,6 @@ ROLES = ("q", "k", "v", "o", "q_a", "q_b", "kv_a", "kv_b", "o_a", "o_b")
 """Roles of a matrix, in the order of tables."""
 
 
-# --- discover -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint on disk; nothing of its weight files has been read yet.
@@ -37,9 +34,6 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     set_aside: tuple[tuple[Path, str], ...] = ()
     notices: tuple[Notice, ...] = ()
-
-
-# --- formats --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,9 +72,6 @@ class Headers:
     tensors: tuple[TensorSpec, ...]
     sources: tuple[SourceFile, ...]
     notices: tuple[Notice, ...] = ()
-
-
-# --- roles ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,9 +121,6 @@ class Understanding:
     matrices: tuple[Matrix, ...]
     coverage: Coverage
     notices: tuple[Notice, ...] = ()
-
-
-# --- fingerprint ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -190,9 +178,6 @@ class Fingerprint:
     notices: tuple[Notice, ...] = ()
     backend: str = ""
     tool_version: str = ""
-
-
-# --- compare --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,6 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links
 
 
-# --- walking --------------------------------------------------------------------------------------------------
-
-
 def _below(root: Path, seen: set[tuple[int, int]]) -> Iterator[_Found]:
     """Checkpoints below a directory. Files of refused formats below a checkpoint that can be read (its ONNX export,
     say) are set aside with it instead of being failures of their own."""
@@ -170,9 +167,6 @@ def _directories(root: Path, seen: set[tuple[int, int]]) -> Iterator[_Directory]
                 linked.append(path)
         real += reversed(below)
         yield _Directory(directory, tuple(files))
-
-
-# --- one directory or file ------------------------------------------------------------------------------------
 
 
 def _lone(path: Path) -> Checkpoint:

@@ -37,6 +37,7 @@ class Structure:
     plan: Plan
     sources: tuple[SourceFile, ...]
     notices: tuple[Notice, ...]
+    set_aside: tuple[tuple[Path, str], ...] = ()
 
 
 def read_structure(checkpoint: Checkpoint) -> Structure:
@@ -55,7 +56,7 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
         *understanding.notices,
     )
     sources = headers.sources + _config_source(checkpoint)
-    return Structure(headers, understanding, plan_reads(understanding.matrices), sources, notices)
+    return Structure(headers, understanding, plan_reads(understanding.matrices), sources, notices, checkpoint.set_aside)
 
 
 def take_fingerprint(checkpoint: Checkpoint, structure: Structure, backend: Backend) -> Fingerprint:

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weightprint import store as stores
-from weightprint.compare import Family, compare_all, families, judge
+from weightprint.compare import ALPHA, Family, compare_all, families, judge
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
-from weightprint.discover import discover
-from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
+from weightprint.errors import DeviceError, Notice, StoreError, WeightprintError
 from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint
-from weightprint.formats.opened import is_directory, is_file
+from weightprint.formats.opened import is_file
+from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 
 if TYPE_CHECKING:
     from weightprint_kernels.backend import Backend
-
-ALPHA = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,14 @@ class ScanOptions:
 @dataclass(frozen=True)
 class Outcome:
     """What became of one checkpoint. ``fresh`` says that its fingerprint was already there and no weight was read;
-    ``unsaved`` why it could not be kept in the store."""
+    ``unsaved`` why it could not be kept in the store; ``set_aside`` which weight-like files are not read, and why."""
 
     fingerprint: Fingerprint
     seconds: float
     fresh: bool
     reference: bool = False
     unsaved: Notice | None = None
+    set_aside: tuple[tuple[Path, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,6 @@ class Report:
     seconds: float
     alpha: float
     backend: str
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What lies below some paths: checkpoints to read, and fingerprints already taken."""
-
-    checkpoints: tuple[Checkpoint, ...]
-    fingerprints: tuple[Fingerprint, ...]
-    notices: tuple[Notice, ...]
 
 
 @dataclass(frozen=True)
@@ -113,11 +103,10 @@ class LazyBackend:
 def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     """Scan ``options.paths``; raises UsageError E_NO_CHECKPOINT if nothing is there, DeviceError, or StoreError."""
     started = time.monotonic()
-    scanned = _scanned(options)
-    references = gather_references(options)
+    scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
+    references = gather_references(options.references)
     backend = LazyBackend(options.device)
-    own = {os.path.realpath(checkpoint.path) for checkpoint in scanned.checkpoints}
-    referred = tuple(c for c in references.checkpoints if os.path.realpath(c.path) not in own)
+    referred = _not_scanned(scanned, references)
     total = len(scanned.checkpoints) + len(referred)
     outcomes: list[Outcome] = []
     for checkpoint, reference in _largest_first(scanned.checkpoints, referred):
@@ -142,63 +131,10 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     )
 
 
-def nothing_found(paths: Sequence[Path]) -> UsageError:
-    """The error of a scan that has nothing to scan."""
-    message = (
-        "no checkpoint lies below it; a checkpoint is a directory with weight files (.safetensors, .bin, .pt, .pth, "
-        ".ckpt) or such a file itself"
-    )
-    return UsageError("E_NO_CHECKPOINT", message, path=", ".join(str(path) for path in paths))
-
-
-def gather(
-    paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = (), store: Path | None = None
-) -> Sources:
-    """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself."""
-    files = [path for path in paths if path.suffix == SUFFIX and is_file(path)]
-    others = [path for path in paths if path not in files]
-    fingerprints = [read_fingerprint(path) for path in files]
-    notices: list[Notice] = []
-    own_store = store.absolute() if store else None
-    for path in others:
-        if not is_directory(path):
-            continue
-        for file in sorted(path.rglob(f"*{SUFFIX}")):
-            if own_store is not None and own_store in file.absolute().parents and own_store != path.absolute():
-                continue
-            try:
-                fingerprints.append(read_fingerprint(file))
-            except StoreError as error:
-                notices.append(error.notice())
-    checkpoints = discover(others, include, exclude) if others else ()
-    return Sources(checkpoints, tuple(fingerprints), tuple(notices))
-
-
-def _scanned(options: ScanOptions) -> Sources:
-    """What lies below the paths to scan; raises UsageError E_NO_CHECKPOINT if nothing does, or the globs leave none."""
-    found = gather(options.paths, options.include, options.exclude, options.store)
-    if found.checkpoints or found.fingerprints:
-        return found
-    if options.include or options.exclude:
-        left_out = len(gather(options.paths, store=options.store).checkpoints)
-        if left_out:
-            message = f"{left_out} checkpoints lie below it, and --include and --exclude leave none of them"
-            raise UsageError("E_NO_CHECKPOINT", message, path=", ".join(str(path) for path in options.paths))
-    raise nothing_found(options.paths)
-
-
-def gather_references(options: ScanOptions) -> Sources:
-    """The references: those of --refs, else of the default reference set if there is one."""
-    if options.references is not None:
-        found = gather(options.references)
-        if not found.checkpoints and not found.fingerprints and options.references:
-            raise nothing_found(options.references)
-        return found
-    default = stores.default_references()
-    if not is_directory(default):
-        return Sources((), (), ())
-    fingerprints, notices = stores.load_all(default)
-    return Sources((), fingerprints, notices)
+def _not_scanned(scanned: Sources, references: Sources) -> tuple[Checkpoint, ...]:
+    """The references' checkpoints that are not scanned themselves, whatever links lead to them."""
+    own = {os.path.realpath(checkpoint.path) for checkpoint in scanned.checkpoints}
+    return tuple(checkpoint for checkpoint in references.checkpoints if os.path.realpath(checkpoint.path) not in own)
 
 
 def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> Outcome:
@@ -220,7 +156,13 @@ def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: Lazy
         except StoreError as error:
             unsaved = error.notice()
     seconds = time.monotonic() - started
-    return Outcome(replace(fingerprint, name=checkpoint.name), seconds, fresh, unsaved=unsaved)
+    return Outcome(
+        fingerprint=replace(fingerprint, name=checkpoint.name),
+        seconds=seconds,
+        fresh=fresh,
+        unsaved=unsaved,
+        set_aside=checkpoint.set_aside,
+    )
 
 
 def _fresh(store: Path, checkpoint: Checkpoint, structure: Structure) -> Fingerprint | None:
@@ -281,9 +223,10 @@ def _size(checkpoint: Checkpoint) -> int:
 def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Without what is there already: the same path and made of the same files. At the same path of another machine, or
     at another time, may lie something else. Scanned checkpoints come before references."""
-    once: dict[tuple[str, tuple[SourceFile, ...]], Outcome] = {}
+    once: dict[tuple[str, tuple[SourceFile, ...]], Outcome] = {}  # by real path: links lead to one checkpoint
     for outcome in sorted(outcomes, key=lambda outcome: outcome.reference):
-        once.setdefault((outcome.fingerprint.path, outcome.fingerprint.sources), outcome)
+        path = os.path.realpath(outcome.fingerprint.path)
+        once.setdefault((path, outcome.fingerprint.sources), outcome)
     return list(once.values())
 
 
@@ -312,20 +255,6 @@ def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -
     return tuple(judge(compare_all(fingerprints, pairs), alpha))
 
 
-# --- one or two checkpoints -----------------------------------------------------------------------------------
-
-
-def one_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``; raises UsageError if there is none or more than one."""
-    found = discover([path])
-    if not found:
-        raise nothing_found([path])
-    if len(found) > 1:
-        names = ", ".join(checkpoint.name for checkpoint in found[:5]) + (", ..." if len(found) > 5 else "")
-        raise UsageError("E_USAGE", f"holds {len(found)} checkpoints ({names}); name one of them", path=path)
-    return found[0]
-
-
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:
     """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
     if path.suffix == SUFFIX and is_file(path):
@@ -343,11 +272,11 @@ def distinct_names(first: Fingerprint, second: Fingerprint) -> tuple[Fingerprint
     return first, replace(second, name=f"{second.name} (2)")
 
 
-def add_references(paths: tuple[Path, ...], directory: Path, device: str, watch: Watch) -> tuple[Outcome, ...]:
-    """Fingerprint everything below ``paths`` into the reference set ``directory``."""
-    found = gather(paths, store=directory)
-    if not found.checkpoints and not found.fingerprints:
-        raise nothing_found(paths)
+def add_references(
+    paths: tuple[Path, ...], directory: Path, device: str, watch: Watch
+) -> tuple[tuple[Outcome, ...], tuple[Notice, ...]]:
+    """Fingerprint everything below ``paths`` into the reference set ``directory``; and what could not be read there."""
+    found = gather_scanned(paths, (), (), directory)
     options = ScanOptions(paths=paths, store=directory, device=device)
     backend = LazyBackend(device)
     outcomes: list[Outcome] = []
@@ -357,27 +286,26 @@ def add_references(paths: tuple[Path, ...], directory: Path, device: str, watch:
     for checkpoint in found.checkpoints:
         outcomes.append(bring_up_to_date(checkpoint, options, backend))
         watch(Step(len(outcomes), len(found.checkpoints) + len(found.fingerprints), outcomes[-1]))
-    return tuple(_each_once(outcomes))
-
-
-# --- dry run --------------------------------------------------------------------------------------------------
+    return tuple(_each_once(outcomes)), found.notices
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a scan would do with one checkpoint: nothing if it is fresh, else read so many bytes."""
+    """What a scan would do with one checkpoint or reference: nothing if it is fresh, else read so many bytes."""
 
     checkpoint: Checkpoint
     fresh: bool
     structure: Structure
+    reference: bool = False
 
 
 def forecast(options: ScanOptions) -> tuple[Forecast, ...]:
     """What a scan with these options would read; no weight is read for it."""
-    found = _scanned(options)
+    scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
+    referred = _not_scanned(scanned, gather_references(options.references))
     forecasts = []
-    for checkpoint in found.checkpoints:
+    for checkpoint in (*scanned.checkpoints, *referred):
         structure = read_structure(checkpoint)
-        known = _fresh(options.store, checkpoint, structure)
-        forecasts.append(Forecast(checkpoint, known is not None and not options.rescan, structure))
+        fresh = not options.rescan and _fresh(options.store, checkpoint, structure) is not None
+        forecasts.append(Forecast(checkpoint, fresh, structure, checkpoint in referred))
     return tuple(forecasts)

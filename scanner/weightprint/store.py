@@ -6,6 +6,7 @@ one store without a lock. There is no index to go stale. Temporary files of kill
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tempfile
@@ -113,17 +114,22 @@ def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
 
 
 def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
-    """Delete the fingerprints of these names; raises UsageError E_NOT_FOUND, and deletes none, if one is not there."""
+    """Delete the fingerprints of these names or file names; raises UsageError, and deletes none, if one is not there
+    or is the name of several."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted(store.rglob(f"*{SUFFIX}")):
-        try:
+        by_name.setdefault(path.name, []).append(path)  # so that a damaged file can be removed, and one of several
+        with contextlib.suppress(StoreError):
             by_name.setdefault(read_fingerprint(path).name, []).append(path)
-        except StoreError:
-            by_name.setdefault(path.name, []).append(path)  # a damaged file can be removed by its file name
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise UsageError("E_NOT_FOUND", f"no reference is named {missing[0]!r}; refs list shows the names", path=store)
-    removed = [path for name in names for path in by_name[name]]
+    for name in names:
+        found = by_name.get(name, [])
+        if not found:
+            raise UsageError("E_NOT_FOUND", f"no reference is named {name!r}; refs list shows the names", path=store)
+        if len(found) > 1:
+            files = ", ".join(path.name for path in found)
+            message = f"{len(found)} references are named {name!r}; name one by its file: {files}"
+            raise UsageError("E_USAGE", message, path=store)
+    removed = list(dict.fromkeys(path for name in names for path in by_name[name]))
     for path in removed:
         try:
             path.unlink()

@@ -105,7 +105,7 @@ FAULTS = [
     Fault(STORE, "written-in-place", "write_atomic(path, to_bytes(fingerprint))", "path.write_bytes(to_bytes(fingerprint))", test_atomic.test_the_store_says_why_and_keeps_what_it_had, {"fault": "rename", "error": "EIO"}),
     Fault(STORE, "damage-unsaid", "notices.append(error.notice())", "pass", test_store.test_damaged_files_are_named),
     Fault(STORE, "temporary-files-read", 'store.rglob(f"*{SUFFIX}")):\n        try:\n            fingerprints', 'store.rglob("*")):\n        try:\n            fingerprints', test_store.test_temporary_files_are_ignored),
-    Fault(STORE, "half-removed", "if missing:", "if len(missing) > 1:", test_store.test_remove_named),
+    Fault(STORE, "half-removed", "if not found:", "if False:", test_store.test_remove_named),
     Fault(STORE, "any-file-name", 'r"[^A-Za-z0-9._-]+"', 'r"[^A-Za-z0-9._/-]+"', test_store.test_file_names_are_plain, {"name": "../../etc/passwd"}),
     Fault(FILE, "canonical-form-unchecked", "to_bytes(fingerprint) == content", "bool(content)", test_fingerprint_file.test_every_flipped_bit_is_found, {"bit": 0}),
     Fault(FILE, "tensors-not-in-the-digest", "digest.update(name.encode() + tensors[name].tobytes())", "pass", test_fingerprint_file.test_every_flipped_bit_is_found, {"bit": 0}),

@@ -42,6 +42,9 @@ def interrupt_on_signals() -> None:
     """Turn SIGINT and SIGTERM into :class:`Interrupted`, so that the exit code tells them apart."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        # Another one on the way out would only break off what is said of the first.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Interrupted(number)
 
     signal.signal(signal.SIGINT, interrupt)

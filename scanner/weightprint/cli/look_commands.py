@@ -28,11 +28,11 @@ def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json 
     from weightprint.compare import compare_pair, judge
     from weightprint.report.documents import compare_document
     from weightprint.report.tables import comparison_view
-    from weightprint.scan import ALPHA, LazyBackend, distinct_names, fingerprint_of
+    from weightprint.scan import LazyBackend, distinct_names, fingerprint_of
 
     backend = LazyBackend(device.value)
     first, second = distinct_names(fingerprint_of(a, backend), fingerprint_of(b, backend))
-    (comparison,) = judge([compare_pair(first, second)], ALPHA)
+    (comparison,) = judge([compare_pair(first, second)])
     if json:
         write_json(compare_document(comparison))
     else:
@@ -63,9 +63,9 @@ def inspect(x: Unread, json: Json = False) -> None:
     from weightprint.fingerprint import read_structure
     from weightprint.fingerprint_file import SUFFIX
     from weightprint.formats.opened import is_file
+    from weightprint.gather import one_checkpoint
     from weightprint.report.documents import inspect_document
     from weightprint.report.tables import structure_view
-    from weightprint.scan import one_checkpoint
 
     if x.suffix == SUFFIX and is_file(x):
         raise UsageError("E_USAGE", "is a fingerprint and holds no weights; weightprint show prints it", path=x)
@@ -97,6 +97,8 @@ def fingerprint(
         raise UsageError("E_OUTPUT", f"a fingerprint file ends in {SUFFIX}, so that scans find it", path=output)
     taken = fingerprint_of(x, LazyBackend(device.value))
     if taken.status == "failed":
+        if json:
+            write_json(to_document(taken))
         say(f"weightprint: nothing written: {taken.reason}")
         raise typer.Exit(exits.INCOMPLETE)
     write_fingerprint(output, taken)

@@ -38,16 +38,17 @@ def add(
 
     directory = refs or default_references()
     with progress(quiet=json, verbose=False) as watch:
-        outcomes = add_references(tuple(paths), directory, device.value, watch)
+        outcomes, notices = add_references(tuple(paths), directory, device.value, watch)
+    notices += tuple(outcome.unsaved for outcome in outcomes if outcome.unsaved)
     added = [o.fingerprint for o in outcomes if o.fingerprint.status != "failed" and o.unsaved is None]
     if json:
-        write_json(references_document([outcome.fingerprint for outcome in outcomes]))
+        write_json(references_document([outcome.fingerprint for outcome in outcomes], notices))
     else:
         say(f"{len(added)} of {len(outcomes)} added to {directory}")
-    for outcome in outcomes:
-        if outcome.unsaved:
-            say(outcome.unsaved.line())
-    incomplete = len(added) < len(outcomes) or any(fingerprint.status != "complete" for fingerprint in added)
+    for notice in notices:
+        say(notice.line())
+    whole = sum(fingerprint.status == "complete" for fingerprint in added)
+    incomplete = bool(notices) or whole < len(outcomes)
     raise typer.Exit(exits.exit_code([], None, incomplete))
 
 
@@ -64,7 +65,7 @@ def list_references(refs: SetOption = None, json: Json = False) -> None:
         raise UsageError("E_NOT_FOUND", "there is no such reference set; refs add makes one", path=refs)
     fingerprints, notices = load_all(refs or default_references())
     if json:
-        write_json(references_document(fingerprints))
+        write_json(references_document(fingerprints, notices))
     else:
         show(references_view(fingerprints))
     for notice in notices:

@@ -5,9 +5,10 @@ from weightprint.compare.families import Family, Link, families
 from weightprint.compare.holm import holm
 from weightprint.compare.pair import compare_all, compare_pair
 from weightprint.compare.prepared import Prepared, prepare
-from weightprint.compare.verdict import judge
+from weightprint.compare.verdict import ALPHA, judge
 
 __all__ = [
+    "ALPHA",
     "Family",
     "Link",
     "Prepared",

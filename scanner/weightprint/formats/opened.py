@@ -126,7 +126,8 @@ def _require_present(path: Path, status: os.stat_result, descriptor: int) -> Non
 
 
 def _cannot_open(path: Path, error: OSError) -> CheckpointError:
-    if path.is_symlink() and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+    # Path.is_symlink raises where a directory on the way cannot be searched.
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and os.path.islink(path):  # noqa: PTH114
         message = f"is a link that leads nowhere ({error.strerror}); fetch its target again"
         return CheckpointError("E_DANGLING_LINK", message, path=path)
     message = f"cannot be opened ({error.strerror}); check the disk and the permissions of the file and its directories"

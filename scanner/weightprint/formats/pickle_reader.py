@@ -150,9 +150,6 @@ def _interpret(data: bytes) -> tuple[Any, int, dict[str, Storage]]:
     raise ValueError("the stream does not end")
 
 
-# --- what the admitted globals build --------------------------------------------------------------------------
-
-
 def _tensor_v2(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Tensor | OddTensor:
     metadata = rest[2] if len(rest) > 2 else None
     if isinstance(metadata, dict) and any(metadata.get(bit) for bit in ("conj", "neg")):
@@ -259,8 +256,6 @@ ADMITTED: dict[str, _Global] = {
 """``module name`` -> stand-in; what weights_only admits, less what only other devices and tensor classes need."""
 
 
-# --- opcodes --------------------------------------------------------------------------------------------------
-
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -322,7 +317,10 @@ def _reduce(machine: _Machine, _: Any) -> None:
 
 
 def _persistent(machine: _Machine, _: Any) -> None:
-    kind, storage_type, key, _location, numel, *view = machine.stack.pop()
+    identity = machine.stack.pop()
+    if type(identity) is not tuple or not 5 <= len(identity) <= 6:
+        raise ValueError("a persistent identity that is no storage")
+    kind, storage_type, key, _location, numel, *view = identity
     if type(kind) is not str or kind != "storage":
         message = "its pickle holds a whole module; save the state dict alone, or convert it to safetensors"
         raise CheckpointError("E_PICKLE_UNSAFE", message)
@@ -334,6 +332,8 @@ def _persistent(machine: _Machine, _: Any) -> None:
     if known.nbytes != storage.nbytes:
         raise ValueError("a storage of two sizes")
     if view and view[0] is not None:
+        if type(view[0]) is not tuple or len(view[0]) != 3:
+            raise ValueError("a storage view that is no place in a storage")
         _, view_offset, view_numel = view[0]
         if not _is_natural(view_offset) or not _is_natural(view_numel):
             raise ValueError("a storage view whose offset or size is no natural number")

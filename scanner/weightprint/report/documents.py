@@ -86,8 +86,14 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "formats": sorted({source.format for source in fingerprint.sources if source.format != "config"}),
         "dtypes": sorted({matrix.dtype for matrix in fingerprint.matrices}),
         "backend": fingerprint.backend,
+        "set_aside": set_aside_document(outcome.set_aside),
         "notices": [notice_document(notice) for notice in fingerprint.notices],
     }
+
+
+def set_aside_document(set_aside: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
+    """Weight-like files of a checkpoint that are not read, and why."""
+    return [{"path": str(path), "reason": reason} for path, reason in set_aside]
 
 
 def notice_document(notice: Notice) -> dict[str, Any]:
@@ -149,6 +155,7 @@ def inspect_document(name: str, path: str, structure: Structure) -> dict[str, An
             for notice in understanding.coverage.not_understood
         ],
         "notices": [notice_document(notice) for notice in structure_notices(structure)],
+        "set_aside": set_aside_document(structure.set_aside),
         "sources": [asdict(source) for source in structure.sources],
         "tensors": len(structure.headers.tensors),
         "bytes": {"files": files, "selected": structure.plan.selected, "read": structure.plan.read},
@@ -186,24 +193,27 @@ def stacks(structure: Structure) -> list[dict[str, Any]]:
 
 def forecast_document(forecasts: Sequence[Forecast]) -> dict[str, Any]:
     """``scan --dry-run --json``."""
+    own = [forecast for forecast in forecasts if not forecast.reference]
     return {
         "schema": FORECAST_SCHEMA,
-        "checkpoints": [
-            {
-                "name": forecast.checkpoint.name,
-                "path": str(forecast.checkpoint.path.absolute()),
-                "fresh": forecast.fresh,
-                "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
-                "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
-                "notices": [notice_document(notice) for notice in structure_notices(forecast.structure)],
-            }
-            for forecast in forecasts
-        ],
+        "checkpoints": [_forecast_document(forecast) for forecast in own],
+        "references": [_forecast_document(forecast) for forecast in forecasts if forecast.reference],
         "summary": {
-            "found": len(forecasts),
-            "fresh": sum(forecast.fresh for forecast in forecasts),
+            "found": len(own),
+            "fresh": sum(forecast.fresh for forecast in own),
             "bytes_to_read": sum(forecast_bytes(forecast) for forecast in forecasts),
         },
+    }
+
+
+def _forecast_document(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "name": forecast.checkpoint.name,
+        "path": str(forecast.checkpoint.path.absolute()),
+        "fresh": forecast.fresh,
+        "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
+        "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
+        "notices": [notice_document(notice) for notice in structure_notices(forecast.structure)],
     }
 
 
@@ -212,10 +222,11 @@ def forecast_bytes(forecast: Forecast) -> int:
     return 0 if forecast.fresh else forecast.structure.plan.read
 
 
-def references_document(fingerprints: Sequence[Fingerprint]) -> dict[str, Any]:
+def references_document(fingerprints: Sequence[Fingerprint], notices: Sequence[Notice]) -> dict[str, Any]:
     """``refs list --json`` and ``refs add --json``."""
     return {
         "schema": REFERENCES_SCHEMA,
+        "notices": [notice_document(notice) for notice in notices],
         "references": [
             {
                 "name": fingerprint.name,

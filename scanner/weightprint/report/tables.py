@@ -220,6 +220,7 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
     ]
     if structure.understanding.matrices:
         lines.append(table)
+    lines += [Text(printable(f"not read: {path}: {reason}"), style="dim") for path, reason in structure.set_aside]
     return Group(*lines, *notice_lines(structure_notices(structure)))
 
 
@@ -232,11 +233,12 @@ def forecast_view(forecasts: Sequence[Forecast]) -> RenderableType:
         plan, notices = forecast.structure.plan, structure_notices(forecast.structure)
         note = "fresh" if forecast.fresh else notices[0].line() if notices else ""
         requests = 0 if forecast.fresh else len(plan.slots)
-        name = Text(printable(forecast.checkpoint.name))
+        name = Text(printable(forecast.checkpoint.name) + (" (reference)" if forecast.reference else ""))
         table.add_row(name, size(forecast_bytes(forecast)), str(requests), Text(printable(note)))
     total = size(sum(forecast_bytes(forecast) for forecast in forecasts))
     fresh = sum(forecast.fresh for forecast in forecasts)
-    return Group(table, Text(f"{len(forecasts)} checkpoints, {fresh} fresh; a scan would read {total}", style="bold"))
+    line = f"{_count(len(forecasts), 'checkpoint')}, {fresh} fresh; a scan would read {total}"
+    return Group(table, Text(line, style="bold"))
 
 
 def references_view(fingerprints: Sequence[Fingerprint]) -> RenderableType:

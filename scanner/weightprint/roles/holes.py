@@ -9,7 +9,7 @@ missing set of roles is by design if two or more layers of the stack lack just t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from weightprint.errors import Notice
 from weightprint.roles.modules import Key, Module
@@ -125,13 +125,11 @@ def _missing_layers(numbers: Mapping[str, set[int]], names: Iterable[str]) -> di
     gaps = {prefix: missing for prefix, layers in numbers.items() if (missing := _between(layers))}
     if not gaps:
         return {}
-    starts: Sequence[tuple[str, str]] = [(f"{prefix}." if prefix else "", prefix) for prefix in gaps]
     for name in names:
-        for start, prefix in starts:
-            if name.startswith(start):
-                number = name[len(start) :].split(".", 1)[0]
-                if is_number(number):
-                    gaps[prefix].discard(int(number))
+        parts = name.split(".")
+        for position, part in enumerate(parts):
+            if is_number(part):
+                gaps.get(".".join(parts[:position]), set()).discard(int(part))
     return {prefix: sorted(missing) for prefix, missing in gaps.items() if missing}
 
 

@@ -213,7 +213,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def discover(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr("weightprint.scan.discover", discover)
+    monkeypatch.setattr("weightprint.gather.discover", discover)
 
 
 def test_1_is_a_bug_and_shows_no_traceback(models: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_bug_shows_its_traceback_on_request(models: Path, monkeypatch: pytest.
 def test_a_signal_ends_the_command_and_says_how_to_go_on(
     number: signal.Signals, models: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weightprint.scan.discover", lambda *arguments: signal.raise_signal(number))
+    monkeypatch.setattr("weightprint.gather.discover", lambda *arguments: signal.raise_signal(number))
     code, out, err = call("scan", str(models))
     assert (code, out) == (128 + number, "")
     assert err == "weightprint: interrupted; what is done is in the store, the same command goes on from there\n"

@@ -17,6 +17,7 @@ import tiny
 from weightprint.compare import compare_pair, judge
 from weightprint.data import Screen, Test
 from weightprint.discover import discover
+from weightprint.errors import Notice
 from weightprint.fingerprint import Structure, read_structure
 from weightprint.fingerprint_file import to_document
 from weightprint.report import documents
@@ -29,6 +30,7 @@ ANY: Shape = object
 FIGURE: Shape = (float, type(None))
 TEXT_OR_NULL: Shape = (str, type(None))
 
+ASIDE: Any = {"path": str, "reason": str}
 NOTICE = {"code": str, "reason": str, "path": TEXT_OR_NULL, "tensor": TEXT_OR_NULL}
 BYTES = {"files": int, "selected": int, "read": int}
 COVERAGE = {"found": int, "understood": int}
@@ -51,7 +53,11 @@ PAIR = {
 CHECKPOINT = {
     **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL, "fresh": bool},
     **{"seconds": float, "bytes": BYTES, "coverage": COVERAGE, "matrices": int, "non_finite": int},
-    **{"formats": [str], "dtypes": [str], "backend": str, "notices": [NOTICE]},
+    **{"formats": [str], "dtypes": [str], "backend": str, "set_aside": [ASIDE], "notices": [NOTICE]},
+}
+FORECAST = {
+    **{"name": str, "path": str, "fresh": bool, "bytes": {"selected": int, "read": int}},
+    **{"requests": int, "notices": [NOTICE]},
 }
 DOCUMENTS: dict[str, Shape] = {
     "weightprint.report/1": {
@@ -78,20 +84,16 @@ DOCUMENTS: dict[str, Shape] = {
                 "roles": [{"role": str, "shape": [int], "dtype": str, "transposed": bool, "count": int}],
             }
         ],
-        **{"notices": [NOTICE], "sources": [SOURCE], "tensors": int, "bytes": BYTES, "requests": int},
+        **{"notices": [NOTICE], "set_aside": [ASIDE], "sources": [SOURCE], "tensors": int},
+        **{"bytes": BYTES, "requests": int},
     },
     "weightprint.forecast/1": {
         "schema": str,
-        "checkpoints": [
-            {
-                **{"name": str, "path": str, "fresh": bool, "bytes": {"selected": int, "read": int}},
-                **{"requests": int, "notices": [NOTICE]},
-            }
-        ],
+        **{"checkpoints": [FORECAST], "references": [FORECAST]},
         "summary": {"found": int, "fresh": int, "bytes_to_read": int},
     },
     "weightprint.references/1": {
-        "schema": str,
+        **{"schema": str, "notices": [NOTICE]},
         "references": [
             {
                 **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL},
@@ -131,13 +133,14 @@ def every_document(structure: Structure, tmp_path: Path) -> dict[str, Any]:
     """Schema -> a document of it, as a program reads it."""
     (checkpoint,) = discover([tmp_path / "tiny"])
     forecasts = [Forecast(checkpoint, fresh, structure) for fresh in (False, True)]
+    forecasts.append(Forecast(checkpoint, False, structure, reference=True))
     made = [
         documents.report_document(report()),
         documents.compare_document(comparison("shared-origin")),
         to_document(small_fingerprint()),
         documents.inspect_document("tiny", "/models/tiny", structure),
         documents.forecast_document(forecasts),
-        documents.references_document([fingerprint("a"), fingerprint("b", "failed")]),
+        documents.references_document([fingerprint("a"), fingerprint("b", "failed")], [Notice("E_STORE", "full")]),
     ]
     return {document["schema"]: json.loads(json.dumps(finite(document), allow_nan=False)) for document in made}
 
@@ -156,7 +159,7 @@ def test_every_list_of_the_documents_has_been_looked_into(every_document: dict[s
             return [found for entry in value for found in empty(entry, where)] if value else [where]
         return []
 
-    often_empty = {"notices", "not_understood", "tests", "layer_map", "dtypes"}
+    often_empty = {"notices", "set_aside", "references", "not_understood", "tests", "layer_map", "dtypes"}
     found = {place for schema, document in every_document.items() for place in empty(document, schema)}
     assert not {place for place in found if place.rpartition(".")[2] not in often_empty}
 
