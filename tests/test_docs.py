@@ -49,9 +49,6 @@ def options(command: Any) -> list[str]:
     return [spelling for parameter in command.params for spelling in parameter.opts if spelling.startswith("-")]
 
 
-# --- the command line -----------------------------------------------------------------------------------------
-
-
 def section(title: str) -> str:
     """The text of one section of command-line.md."""
     return COMMAND_LINE.partition(f"## {title}\n")[2].partition("\n## ")[0]
@@ -147,9 +144,6 @@ def test_fields_of_records_are_documented() -> None:
         assert {field.name for field in fields(record)} <= documented, record
 
 
-# --- error codes ----------------------------------------------------------------------------------------------
-
-
 def test_the_page_of_error_codes_is_what_the_tool_writes() -> None:
     assert write_error_codes.PAGE == ROOT / "docs" / "errors.md"
     assert write_error_codes.PAGE.read_text() == write_error_codes.page()
@@ -187,9 +181,6 @@ def test_every_meaning_is_a_sentence(code: str) -> None:
     assert meaning[0].isupper() or meaning.startswith("config.json")
     assert meaning.endswith(".")
     assert "|" not in meaning
-
-
-# --- pages ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=identify)
@@ -240,8 +231,6 @@ def test_verdicts_are_spelled_as_in_the_contract(word: str) -> None:
         assert word in page.read_text()
 
 
-# --- shape of the code ----------------------------------------------------------------------------------------
-
 PYTHON_FILES = sorted(
     path for folder in ("scanner", "kernels", "tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py")
 )
@@ -277,8 +266,6 @@ def test_test_modules_have_names_of_their_own() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
     assert sorted(set(names)) == sorted(names)
 
-
-# --- what is imported -----------------------------------------------------------------------------------------
 
 HEAVY = {"torch", "triton", "numba", "accelerate"}
 

@@ -44,11 +44,11 @@ def chosen(device: str) -> tuple[str, str, str]:
 
 
 def test_cpu_that_was_asked_for(cuda: None) -> None:
-    assert chosen("cpu") == ("torch-cpu", "cpu", "the CPU was asked for")
+    assert chosen("cpu") == ("torch-cpu", "cpu", "the CPU was asked for; one thread")
 
 
 def test_auto_without_cuda(no_cuda: None) -> None:
-    assert chosen("auto") == ("torch-cpu", "cpu", "no CUDA device")
+    assert chosen("auto") == ("torch-cpu", "cpu", "no CUDA device; one thread")
 
 
 def test_cuda_that_is_not_there(no_cuda: None) -> None:
@@ -99,7 +99,7 @@ def accelerate_gives_cpu(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_where_accelerate_gives_the_cpu(accelerate_gives_cpu: None) -> None:
-    assert chosen("auto") == ("torch-cpu", "cpu", "accelerate gives this process cpu")
+    assert chosen("auto") == ("torch-cpu", "cpu", "accelerate gives this process cpu; one thread")
 
 
 def test_cuda_where_accelerate_gives_the_cpu(accelerate_gives_cpu: None) -> None:

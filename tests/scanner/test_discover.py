@@ -40,9 +40,6 @@ def only(root: Path) -> Checkpoint:
     return found
 
 
-# --- what is one checkpoint -----------------------------------------------------------------------------------
-
-
 def test_a_directory_with_weights_is_one_checkpoint(tmp_path: Path) -> None:
     plant(tmp_path / "org/llama", "model.safetensors", "config.json", "tokenizer.json")
     found = only(tmp_path)
@@ -144,9 +141,6 @@ def test_an_export_below_a_readable_checkpoint_belongs_to_it(tmp_path: Path) -> 
 def test_a_checkpoint_below_a_checkpoint_is_its_own(tmp_path: Path) -> None:
     plant(tmp_path, "run/model.safetensors", "run/checkpoint-10/model.safetensors", "run/checkpoint-10/optimizer.pt")
     assert set(files_by_name(discover([tmp_path]))) == {"run", "run/checkpoint-10"}
-
-
-# --- links, pipes, permissions --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -267,9 +261,6 @@ def test_strange_names_are_kept(tmp_path: Path, name: str) -> None:
     assert only(tmp_path).name == name
 
 
-# --- several paths, names, globs ------------------------------------------------------------------------------
-
-
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file") as caught:
         discover([tmp_path, tmp_path / "missing"])
@@ -345,9 +336,6 @@ def test_globs_on_names(tmp_path: Path, include: list[str], exclude: list[str], 
     assert [found.name for found in discover([tmp_path], include, exclude)] == expected
 
 
-# --- config ---------------------------------------------------------------------------------------------------
-
-
 def test_absent_config_is_no_fault(tmp_path: Path) -> None:
     plant(tmp_path, "model.safetensors")
     found = only(tmp_path)
@@ -382,8 +370,6 @@ def test_huge_config_is_not_read(tmp_path: Path) -> None:
     assert codes(found) == ["E_CONFIG_INVALID"]
     assert "limit" in found.notices[0].reason
 
-
-# --- any tree -------------------------------------------------------------------------------------------------
 
 NAMES = [
     *(

@@ -76,9 +76,6 @@ def bits(reduction: Reduction, number: int) -> tuple[object, ...]:
     return repr(reduction.moments[number]), None if energies is None else energies.tobytes()
 
 
-# --- figures --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("slot_bytes", [50, 1000, 2**22], ids=lambda size: f"slot-{size}")
 @pytest.mark.parametrize("dtype", sorted(ITEMSIZE))
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -123,9 +120,6 @@ def test_the_same_input_gives_the_same_bits(tmp_path: Path) -> None:
 
 def test_an_empty_plan() -> None:
     assert reduce_plan(plan_reads([]), ReferenceBackend()) == Reduction({}, {}, 0, ())
-
-
-# --- what is read ---------------------------------------------------------------------------------------------
 
 
 def test_sharded_checkpoint_reads_its_attention_and_nothing_else(
@@ -193,9 +187,6 @@ def test_memory_is_one_slot_whatever_the_size(slot_bytes: int, tmp_path: Path) -
     assert small == large == slot_bytes
     assert high < slot_bytes + 300_000
     assert high < low + 100_000
-
-
-# --- faults of files ------------------------------------------------------------------------------------------
 
 
 def lay_two_files(folder: Path) -> tuple[list[Laid], Plan, Reduction]:

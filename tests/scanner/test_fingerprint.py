@@ -47,9 +47,6 @@ def attention(layer: int, role: str) -> str:
     return f"model.layers.{layer}.self_attn.{role}_proj.weight"
 
 
-# --- figures --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("save", [tiny.save, tiny.save_sharded], ids=["single", "sharded"])
 def test_every_figure_is_that_of_its_matrix(save: Callable[..., Path], tmp_path: Path) -> None:
     weights = tiny.llama(0)
@@ -115,9 +112,6 @@ def test_config_is_known_by_its_content_not_its_time(tmp_path: Path) -> None:
     assert read_structure(only(tmp_path)).sources != before
 
 
-# --- files that move ------------------------------------------------------------------------------------------
-
-
 def rewritten(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
@@ -176,9 +170,6 @@ def test_files_behind_links_are_known_by_their_targets(tmp_path: Path) -> None:
     assert take_fingerprint(checkpoint, structure, ReferenceBackend()).status == "complete"
     touched(tmp_path / "blobs/model.safetensors")
     assert take_fingerprint(checkpoint, structure, ReferenceBackend()).code == "E_CHANGED"
-
-
-# --- faults ---------------------------------------------------------------------------------------------------
 
 
 def test_what_is_not_finite_is_counted_and_its_units_left_out(tmp_path: Path) -> None:
@@ -243,9 +234,6 @@ def test_one_broken_shard_costs_its_matrices(tmp_path: Path) -> None:
     # Whatever of a layer lay in the shard is missing from the energies too, never zero.
     assert {key[1:] for key in found.energies} == {place for place in kept if place[1] in "vo"}
     assert all((units > 0).all() for units in found.energies.values())
-
-
-# --- imports --------------------------------------------------------------------------------------------------
 
 
 def test_headers_are_read_without_torch_or_triton(tmp_path: Path) -> None:

@@ -53,8 +53,6 @@ def expected(models: Path, tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
 
 
-# --- interrupted ----------------------------------------------------------------------------------------------
-
 STEPS: dict[str, tuple[object, str]] = {
     # name: (where the function is looked up, its name)
     "reading-headers": (scans, "read_structure"),
@@ -161,9 +159,6 @@ def test_a_kill_leaves_half_files_that_nobody_takes_for_whole(
     assert len(stored(models)) == kept + 1, "the file that was being written is there under its temporary name"
     assert sum(fresh for _, fresh in statuses(scan(options(models))).values()) == kept
     assert {name: content for name, content in stored(models).items() if not name.endswith(".tmp")} == expected
-
-
-# --- started again --------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_scanned_under_two_names_is_kept_once(models: Path) -> None:

@@ -38,9 +38,6 @@ def files_of(found: Sorted) -> list[list[str]]:
     return [[path.name for path in entry.files] for entry in found.sets]
 
 
-# --- what is a weight file ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "pytorch_model.bin", "a.pt", "consolidated.00.pth", "epoch=3-step=9.ckpt", "é.bin"]
 )
@@ -129,9 +126,6 @@ def test_one_parallel_shard_is_read_and_several_are_refused(tmp_path: Path) -> N
     assert [path.name for path, _ in found.refused] == ["consolidated.00.pth", "consolidated.01.pth"]
 
 
-# --- which belong together ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("names", "first"),
     [
@@ -185,9 +179,6 @@ def test_shards_spelled_in_two_ways_are_both_kept(tmp_path: Path) -> None:
     names = ["a-00001-of-00002.bin", "a-01-of-00002.bin", "a_00001_of_00002.bin"]
     found = sort_names(tmp_path, *names)
     assert sorted(file for files in files_of(found) for file in files) == names
-
-
-# --- the index ------------------------------------------------------------------------------------------------
 
 
 def test_index_decides_which_files_are_one(tmp_path: Path) -> None:
@@ -283,9 +274,6 @@ def test_index_that_is_a_pipe_blocks_nothing(tmp_path: Path) -> None:
 def test_index_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / INDEX).symlink_to("missing")
     assert codes(sort_names(tmp_path, "model.safetensors")) == ["E_INDEX_INVALID"]
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------
 
 
 def test_json_object_is_read_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -87,9 +87,6 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-# --- pipes ----------------------------------------------------------------------------------------------------
-
-
 def test_off_a_terminal_every_checkpoint_is_one_plain_line(models: Path) -> None:
     done = run(*scan(models), env=environment(models.parent))
     lines = done.stderr.splitlines()
@@ -151,9 +148,6 @@ def test_a_letter_that_stdout_lacks_is_spelled_out(tmp_path: Path, encoding: str
     assert done.stdout.startswith("modèle-模型".encode(encoding, "backslashreplace").decode(encoding))
 
 
-# --- terminals ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_terminal_gets_tables_of_its_width_and_a_bar_that_goes(models: Path, columns: int) -> None:
     shown = on_terminal(scan(models), columns, environment(models.parent))
@@ -204,9 +198,6 @@ def test_columns_decides_where_it_is_set(models: Path) -> None:
     shown = on_terminal(scan(models), 200, variables, stderr=False)
     assert 80 < max(map(len, shown.lines)) <= 100
     assert max(map(len, shown.lines)) <= 100
-
-
-# --- pieces ---------------------------------------------------------------------------------------------------
 
 
 def step(status: str = "complete", fresh: bool = False, name: str = "a/b") -> Step:

@@ -66,9 +66,6 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-# --- the table ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fail_on", exits.SEVERITY)
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_a_finding_is_a_verdict_at_or_above_the_threshold(fail_on: str, verdict: str) -> None:
@@ -106,8 +103,6 @@ def test_findings_use_no_code_of_tracebacks_or_usage() -> None:
     assert {exits.FINDING, exits.NOTHING, exits.INCOMPLETE}.isdisjoint({exits.INTERNAL, exits.USAGE, exits.DONE})
     assert len(exits.EXIT_CODES) == 8
 
-
-# --- commands -------------------------------------------------------------------------------------------------
 
 COMPLETE = [
     "scan {base}",
@@ -202,9 +197,6 @@ def test_several_processes_are_refused(models: Path, call: Call, monkeypatch: py
     assert "WORLD_SIZE is 4" in err
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert call("scan", str(models / "base"))[0] == 0
-
-
-# --- what goes wrong on the way ------------------------------------------------------------------------------
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

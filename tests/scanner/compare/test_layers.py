@@ -50,9 +50,6 @@ def rank_product(x: np.ndarray, y: np.ndarray, block: int) -> int:
     return int((ranks[0] * ranks[1]).sum())
 
 
-# --- statistics and what they pay ---
-
-
 def test_whole_and_layer_statistics_from_ranks() -> None:
     a, b = model("a", 1, EIGHT), model("b", 2, EIGHT)
     found = by_name(compare_pair(a, b))
@@ -150,9 +147,6 @@ def test_smallest_p_is_found_among_unequal_numbers_of_blocks() -> None:
     assert statistic < max(product for _, product in expected)
 
 
-# --- layer map ---
-
-
 def test_tuned_model_maps_each_layer_to_itself() -> None:
     base = weights(1, EIGHT)
     found = compare_pair(fingerprint("a", base), fingerprint("b", tuned(base, 2)))
@@ -225,9 +219,6 @@ def test_map_names_layers_as_the_checkpoint_does() -> None:
     assert by_name(found)["v whole"].blocks == 8 * 16, "the whole test pairs by position, not by number"
 
 
-# --- holes ---
-
-
 @pytest.mark.parametrize("layers", [[3], [0], [0, 7], [2, 5]], ids=str)
 def test_hole_shifts_nothing(layers: list[int]) -> None:
     base = weights(1, EIGHT)
@@ -295,9 +286,6 @@ def test_lost_blocks_are_counted_for_each_layer_pair() -> None:
     b[0, 16:40] = 5.0
     whole, _ = compare_pair(with_energies("a", a), with_energies("b", b)).tests
     assert whole.blocks == (8 - 5) + 8
-
-
-# --- copies ---
 
 
 def copied(name: str, seed: int, sources: list[int]) -> Fingerprint:

@@ -73,9 +73,6 @@ def pair_of(a: Fingerprint, b: Fingerprint) -> bool:
     return within_rounding(a, b, pairs)
 
 
-# --- to the bit ---
-
-
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16", "f8_e4m3", "i4"])
 def test_same_statistics_are_identical(dtype: str) -> None:
     own = weights(1, SHAPE)
@@ -145,9 +142,6 @@ def test_identical_needs_the_same_modules_to_have_been_found() -> None:
     a = model("a", 1, SHAPE)
     half = replace(a, name="b", status="partial", reason="layers 4-7", coverage=Coverage(8, 4))
     assert judged(a, half).verdict == "shared-origin"
-
-
-# --- up to rounding ---
 
 
 @pytest.mark.parametrize(("source", "target"), CASTS, ids=lambda name: name)
@@ -266,9 +260,6 @@ def test_overflow_of_a_cast_is_not_rounding() -> None:
     assert judged(fingerprint("a", own), fingerprint("b", cast, dtype="f16")).verdict == "shared-origin"
 
 
-# --- which matrix meets which ---
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -299,9 +290,6 @@ def test_reordered_layers_are_not_identical() -> None:
     base = weights(1, SHAPE)
     found = judged(fingerprint("a", base), fingerprint("b", relayered(base, [3, 2, 1, 0])))
     assert found.verdict == "shared-origin"
-
-
-# --- arithmetic ---
 
 
 def test_relative_rms() -> None:

@@ -215,9 +215,6 @@ def test_tuned_model_scores_one() -> None:
     assert compare_pair(fingerprint("a", base), fingerprint("b", tuned(base, 2))).screen.score > 0.99
 
 
-# --- percentile of the background ---
-
-
 def test_percentile_among_the_other_pairs() -> None:
     scores = [0.9, 0.1, 0.2, 0.3, 0.95]
     found = judge([scored(f"a{n}", f"b{n}", score) for n, score in enumerate(scores)])

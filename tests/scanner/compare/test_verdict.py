@@ -57,9 +57,6 @@ def paired(a: str, b: str, log10_p: float, score: float | None = None, verdict: 
     return replace(scored(a, b, score, log10_p), tests=(test,), verdict=verdict)
 
 
-# --- the words ---
-
-
 @pytest.mark.parametrize("word", WORDS)
 def test_every_word_is_reached(word: str) -> None:
     assert one_of_each()[word].verdict == word
@@ -151,9 +148,6 @@ def test_common_seed_is_named_wherever_evidence_is() -> None:
         assert (SAME_SEED in own.reasons) == (own.verdict in {"shared-origin", "re-encoded"})
 
 
-# --- correction over the report ---
-
-
 def test_holm_over_all_pairs_tested() -> None:
     found = judge(
         [paired("a", "b", -7.0), paired("c", "d", -6.4), scored("e", "f", None, None), paired("g", "h", -1.0)]
@@ -217,9 +211,6 @@ def test_evidence_comes_from_the_test_alone(pairs: list[tuple[float, float]]) ->
         assert (with_score.verdict == "shared-origin") == (without_score.verdict == "shared-origin")
         assert with_score.verdict in {"shared-origin", "no-evidence", "similar-profile"}
     assert len(families(found)) == len(families(blind))
-
-
-# --- similar-profile ---
 
 
 def background(number: int, score: float) -> list[Comparison]:
@@ -291,9 +282,6 @@ def test_trained_out_of_the_screen_but_not_out_of_the_order() -> None:
     assert found.verdict == "shared-origin"
     assert found.screen.score is not None
     assert found.screen.score < 0.8
-
-
-# --- the shape of the answer ---
 
 
 def test_order_and_everything_else_is_kept() -> None:

@@ -144,9 +144,6 @@ def test_bad_view_costs_its_tensor_only(tmp_path: Path, view: str, zipped: bool)
     assert {spec.name for spec in headers.tensors} == {"good", "fine"}
 
 
-# --- zips that lie --------------------------------------------------------------------------------------------
-
-
 def rewritten(path: Path, change: Callable[[str, bytes], tuple[str, bytes, int] | None]) -> Path:
     """The archive again, each entry as ``change`` says: name, bytes, compression; None leaves it out."""
     with zipfile.ZipFile(path) as archive:

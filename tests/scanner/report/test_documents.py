@@ -184,8 +184,6 @@ def test_names_come_back_as_they_are(name: str) -> None:
     assert misfit(document, DOCUMENTS["weightprint.report/1"]) is None
 
 
-# --- figures --------------------------------------------------------------------------------------------------
-
 NO_FIGURES = (math.nan, math.inf, -math.inf)
 
 
@@ -240,8 +238,6 @@ def test_no_p_value_without_a_test() -> None:
     assert documents.comparison_document(comparison("not-comparable"))["p_value"] is None
 
 
-# --- sums -----------------------------------------------------------------------------------------------------
-
 OUTCOMES = st.lists(
     st.builds(outcome, st.just("x"), st.sampled_from(["complete", "partial", "failed"]), st.booleans()), max_size=12
 )
@@ -278,9 +274,6 @@ def test_code_stands_beside_every_reason() -> None:
 
     assert check(documents.report_document(report())) >= 6
     assert check(to_document(small_fingerprint())) >= 2
-
-
-# --- inspect and dry run --------------------------------------------------------------------------------------
 
 
 def test_inspect_says_what_a_scan_would_read(structure: Structure) -> None:

@@ -122,9 +122,6 @@ def test_infinite_figures_make_valid_files(suffix: str, tmp_path: Path) -> None:
     assert "infinity" not in text.lower()
 
 
-# --- writing --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -42,9 +42,6 @@ def structure(tmp_path: Path) -> Structure:
     return read_structure(checkpoint)
 
 
-# --- a report -------------------------------------------------------------------------------------------------
-
-
 def test_verdict_first_evidence_second_screen_last() -> None:
     table = tables.pair_table([pair(1, "shared-origin")])
     assert [column.header for column in table.columns] == ["verdict", "p", "a", "b", "score"]
@@ -139,9 +136,6 @@ def test_colour_is_on_the_verdict_and_nowhere_else_in_a_row() -> None:
     assert "\x1b" not in line.partition("\x1b[0m")[2]
 
 
-# --- one pair -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_a_pair_in_full(verdict: str) -> None:
     lines = printed(tables.comparison_view(comparison(verdict, "first", "second")), 200).splitlines()
@@ -169,9 +163,6 @@ def test_folded_reasons_stay_behind_their_dash() -> None:
     lines = printed(view, 60).splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("  - word"))
     assert lines[start + 1].startswith("    word")
-
-
-# --- one checkpoint -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -240,8 +231,6 @@ def test_a_dry_run_says_what_is_fresh_and_what_would_be_read(structure: Structur
     assert lines[2].split()[0] == "tiny"
     assert lines[3].startswith("2 checkpoints, 1 fresh; a scan would read ")
 
-
-# --- names ----------------------------------------------------------------------------------------------------
 
 VIEWS: dict[str, Callable[[str], RenderableType]] = {
     "report": lambda name: tables.report_view(nasty_report(name)),

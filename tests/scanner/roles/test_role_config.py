@@ -152,8 +152,6 @@ def test_a_config_that_is_no_object_hints_nothing(config: Any) -> None:
     assert hints_for(config, TEXT) == Hints()
 
 
-# --- anything at all ------------------------------------------------------------------------------------------
-
 KEYS = st.sampled_from(
     [key for keys in SPELLINGS.values() for key in keys.split()]
     + ["text_config", "vision_config", "audio_config", "llm_config", "attn_config", "encoder", "decoder", "model_type"]

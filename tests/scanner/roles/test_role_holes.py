@@ -34,8 +34,6 @@ def silent(understanding: Understanding) -> bool:
     return not understanding.coverage.not_understood and not understanding.notices
 
 
-# --- one damaged character ------------------------------------------------------------------------------------
-
 LLAMA = attention("model.layers")
 # id: (shapes, layers, config, characters tried in every place)
 DAMAGED: dict[str, tuple[dict[str, Shape], int, dict[str, object], str]] = {
@@ -174,9 +172,6 @@ def test_a_hole_is_said_of_its_own_stack(cut: str, says: str) -> None:
     assert reason.startswith(says)
 
 
-# --- left out on purpose --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_layers_without_attention_are_no_hole(step: int) -> None:
     """Hybrids: the layers between have a recurrence or nothing but an MLP."""
@@ -272,9 +267,6 @@ def test_latent_and_plain_layers_side_by_side_are_no_hole() -> None:
 
 def test_stack_with_all_layers_lacking_a_role_is_no_hole() -> None:
     assert complete(read(headers(attention("visual.layers", roles="qkv"))), 3)
-
-
-# --- places ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cross", ["cross_attn", "crossattention", "encoder_attn", "EncDecAttention", "attn2"])
@@ -388,8 +380,6 @@ def test_layers_of_varying_heads_are_one_stack() -> None:
     assert [m.shape[0] for m in understanding.matrices if m.role == "k"] == [12, 24, 36]
 
 
-# --- what only looks like attention ---------------------------------------------------------------------------
-
 BUFFERS: dict[str, Shape] = {
     "bias": (1, 1, 64, 64),
     "masked_bias": (),
@@ -434,3 +424,26 @@ def test_a_model_without_attention_has_nothing_to_say() -> None:
     understanding = read(headers(shapes | {"lm_head.weight": (100, 48), "weight": (4, 4), "": (4, 4), ".": (4, 4)}))
     assert not understanding.matrices
     assert (understanding.coverage.found, silent(understanding)) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("depth", "says"), [(4, None), (3, None), (6, "the config says 6 layers"), (5, "above 3"), (10**6, "10")]
+)
+def test_layers_that_only_the_config_knows_of_are_missed(depth: int, says: str | None) -> None:
+    found_holes = holes(read(headers(attention("model.layers"), layers=4), {"num_hidden_layers": depth}))
+    assert (found_holes == []) if says is None else (len(found_holes) == 1 and says in found_holes[0])
+
+
+def test_later_layers_without_attention_are_not_missed() -> None:
+    tensors = [*headers(attention("model.layers"), layers=4), tensor("model.layers.5.mixer.in_proj.weight", (8, 8))]
+    assert holes(read(tensors, {"num_hidden_layers": 6})) == []
+
+
+def test_of_two_stacks_none_is_measured_by_the_config() -> None:
+    tensors = headers(attention("encoder.layers") | attention("decoder.layers"), layers=4)
+    assert holes(read(tensors, {"num_hidden_layers": 6})) == []
+
+
+def test_an_encoder_and_decoder_may_have_depths_of_their_own() -> None:
+    tensors = headers(attention("model.encoder.layers"), layers=4)
+    assert holes(read(tensors, {"num_hidden_layers": 6, "is_encoder_decoder": True})) == []

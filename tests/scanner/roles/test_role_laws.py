@@ -22,8 +22,6 @@ from weightprint.roles import layouts, leaves
 INT = npt.NDArray[np.int64]
 Forward = Callable[[INT, int, int, int], tuple[INT, INT, INT]]
 
-# --- fused weights --------------------------------------------------------------------------------------------
-
 
 def in_order(y: INT, heads: int, kv_heads: int, width: int) -> tuple[INT, INT, INT]:
     """query, key, value = y.split([heads * d, kv_heads * d, kv_heads * d])"""
@@ -188,8 +186,6 @@ def test_a_fused_projection_of_another_name_than_its_like_is_not_understood(
     }
 
 
-# --- spellings ------------------------------------------------------------------------------------------------
-
 SEPARATE = """
 self_attn: q_proj k_proj v_proj o_proj
 self_attn: q_proj k_proj v_proj out_proj
@@ -343,8 +339,6 @@ def test_parts_that_only_look_like_layer_numbers(part: str) -> None:
     assert complete(understanding, 1)
     assert {(matrix.stack, matrix.layer) for matrix in understanding.matrices} == {(f"l.{part}.attn", 0)}
 
-
-# --- laws -----------------------------------------------------------------------------------------------------
 
 PARTS = st.one_of(
     st.sampled_from(sorted(leaves.LEAVES)),
