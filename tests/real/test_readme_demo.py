@@ -33,7 +33,7 @@ def alike(shown: str, printed: str) -> bool:
 @pytest.fixture
 def shown() -> list[str]:
     """The block of README that follows the word that introduces it."""
-    block = re.search(r"What the demo prints:\n\n```\n(.*?)```", README.read_text(), re.DOTALL)
+    block = re.search(r"What the demo prints on stdout:\n\n```\n(.*?)```", README.read_text(), re.DOTALL)
     assert block is not None
     return words(block[1])
 
