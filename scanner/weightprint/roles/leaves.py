@@ -100,6 +100,8 @@ ENCODINGS: Mapping[str, str] = {
     "biases": "MLX codes",
     "weight_scale_inv": "FP8 codes with a scale per block",
     "weight_scale": "FP8 or integer codes with scales",
+    "scale_weight": "FP8 codes with a scale",
+    "scale": "FP8 codes with scales",
     "weight_scale_2": "NVFP4 codes",
     "weight_global_scale": "NVFP4 codes",
     "weight_packed": "compressed-tensors codes",

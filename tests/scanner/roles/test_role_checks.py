@@ -255,6 +255,8 @@ ENCODED = {
     "gptq": ({"qweight": (8, 64), "qzeros": (1, 8), "scales": (1, 64), "g_idx": (48,)}, "GPTQ"),
     "awq": ({"qweight": (48, 8), "qzeros": (1, 8), "scales": (1, 64)}, "AWQ"),
     "fp8-blocks": ({"weight": (64, 48), "weight_scale_inv": (1, 1)}, "FP8 codes with a scale per block"),
+    "fp8-scaled": ({"weight": (64, 48), "scale_weight": ()}, "FP8 codes with a scale ("),
+    "fp8-scale": ({"weight": (64, 48), "scale": (1, 1)}, "FP8 codes with scales"),
     "compressed-tensors": ({"weight_packed": (64, 6), "weight_shape": (2,), "weight_scale": (64, 1)}, "compressed"),
     "bitsandbytes-int8": ({"weight": (64, 48), "SCB": (64,)}, "bitsandbytes int8"),
     "bitsandbytes-nf4": ({"weight": (1536, 1), "weight.absmax": (24,), "weight.quant_map": (16,)}, "4-bit"),
