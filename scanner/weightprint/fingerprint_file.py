@@ -103,12 +103,13 @@ def read_fingerprint(path: Path) -> Fingerprint:
     """Read one fingerprint file; raises StoreError."""
     try:
         if not path.is_file():
-            raise StoreError("E_STORE", "is not a regular file", path=path)
+            raise StoreError("E_NOT_REGULAR", "is not a regular file; it was not opened", path=path)
         if path.stat().st_size > MAX_BYTES:
             raise StoreError("E_FINGERPRINT_CORRUPT", "is too large to be a fingerprint; delete it", path=path)
         content = path.read_bytes()
     except OSError as error:
-        raise StoreError("E_STORE", f"cannot be read ({error.strerror})", path=path) from None
+        message = f"cannot be read ({error.strerror}); check the disk and the permissions"
+        raise StoreError("E_UNREADABLE", message, path=path) from None
     return from_bytes(content, path)
 
 

@@ -47,8 +47,12 @@ def gather_references(paths: Sequence[Path] | None) -> Sources:
             raise nothing_found(paths)
         return found
     default = stores.default_references()
-    if not is_directory(default):
+    try:
+        default.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return Sources((), (), ())
+    except OSError:
+        pass  # it may be there: load_all says why it cannot be read
     fingerprints, notices = stores.load_all(default)
     return Sources((), fingerprints, notices)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from weightprint.atomic import write_atomic
 from weightprint.data import Checkpoint, Fingerprint, SourceFile
 from weightprint.errors import Notice, StoreError, UsageError
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint, to_bytes
+from weightprint.formats.opened import is_directory
 
 DIGEST_LENGTH = 16
 
@@ -103,8 +105,16 @@ def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
 
 
 def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
-    """Every fingerprint below a directory, by file name, and a notice for every file that cannot be read."""
+    """Every fingerprint below a directory, by file name, and a notice for every file that cannot be read. A directory
+    that is not there holds none."""
     fingerprints, notices = [], []
+    try:
+        os.listdir(store)  # noqa: PTH208  rglob passes over what it may not read
+    except FileNotFoundError:
+        return (), ()
+    except OSError as error:
+        reason = f"the directory cannot be read ({error.strerror}); check the disk and its permissions"
+        notices.append(Notice("E_UNREADABLE", reason, str(store)))
     for path in sorted(store.rglob(f"*{SUFFIX}")):
         try:
             fingerprints.append(read_fingerprint(path))
@@ -116,6 +126,8 @@ def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
 def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
     """Delete the fingerprints of these names or file names; raises UsageError, and deletes none, if one is not there
     or is the name of several."""
+    if not is_directory(store):
+        raise UsageError("E_NOT_FOUND", "there is no such reference set; refs add makes one", path=store)
     by_name: dict[str, list[Path]] = {}
     for path in sorted(store.rglob(f"*{SUFFIX}")):
         by_name.setdefault(path.name, []).append(path)  # so that a damaged file can be removed, and one of several

@@ -23,7 +23,7 @@ from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.discover import discover
 from weightprint.errors import CheckpointError, StoreError, UsageError
-from weightprint.fingerprint import read_structure
+from weightprint.fingerprint import read_structure, take_fingerprint
 from weightprint.formats.opened import open_file
 from weightprint.formats.pickle_reader import read_pickle
 from weightprint.formats.torch_stream import MAGIC, PROTOCOL
@@ -89,7 +89,7 @@ def test_what_may_not_be_entered_costs_itself_alone(tree: Path) -> None:
 
 @needs_permissions
 @pytest.mark.parametrize("command", ["scan", "inspect", "show"])
-@pytest.mark.parametrize("place", ["locked/base", "listed"])
+@pytest.mark.parametrize("place", ["locked", "locked/base", "locked/base.weightprint", "listed"])
 def test_a_path_that_cannot_be_looked_at_is_unreadable_and_not_absent(command: str, place: str, tree: Path) -> None:
     code, out, err = unprivileged(command, str(tree / place), *(["-q"] if command == "scan" else []))
     assert (code, "E_UNREADABLE" in out, "no such file" in out + err) == (3, True, False)
@@ -208,11 +208,10 @@ def test_a_reference_taken_through_a_link_is_the_scanned_checkpoint_itself(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the checkpoints whose weights are read."""
     names: list[str] = []
-    take = scans.take_fingerprint
 
     def counted(checkpoint: Any, *rest: Any) -> Any:
         names.append(checkpoint.name)
-        return take(checkpoint, *rest)
+        return take_fingerprint(checkpoint, *rest)
 
     monkeypatch.setattr(scans, "take_fingerprint", counted)
     return names

@@ -33,6 +33,12 @@ def check_outputs(paths: list[Path]) -> None:
             raise UsageError("E_OUTPUT", "its directory is not there or cannot be entered; create it first", path=path)
         if not os.access(path.absolute().parent, os.W_OK):
             raise UsageError("E_OUTPUT", "its directory cannot be written to; choose another", path=path)
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UsageError("E_OUTPUT", f"cannot be made ({error.strerror}); name another file", path=path) from None
 
 
 def write_report(path: Path, document: Mapping[str, Any]) -> None:
