@@ -43,7 +43,7 @@ def select_backend(device: str) -> tuple[Backend, str]:
 
 
 def _on_cpu(reason: str) -> tuple[Backend, str]:
-    """torch on one thread of this process.
+    """torch on one thread, for the whole process.
 
     On regions as small as a batch its threads wait for each other by spinning: two of them read 1.3 times as fast as
     one on two idle cores, and fifty times slower on two busy ones.

@@ -13,7 +13,7 @@ CODES: dict[str, str] = {
     # discovery
     "E_NOT_FOUND": "The path does not exist.",
     "E_NO_CHECKPOINT": "No checkpoint lies below the path.",
-    "E_NOT_REGULAR": "A weight file is a pipe, socket, device or directory instead of a regular file.",
+    "E_NOT_REGULAR": "A weight file or fingerprint is a pipe, socket, device or directory instead of a regular file.",
     "E_DANGLING_LINK": "A weight file is a symbolic link whose target is missing, or a loop of links.",
     "E_UNREADABLE": "The file or directory cannot be read (permission or input/output error).",
     "E_EMPTY_FILE": "The file holds no byte.",

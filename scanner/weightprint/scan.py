@@ -6,10 +6,12 @@ No weight is read twice, and torch is imported only if some checkpoint is not fr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,16 +82,21 @@ Watch = Callable[[Step], None]
 
 
 class LazyBackend:
-    """The compute backend, built when the first checkpoint needs it: a scan in which all is fresh imports no torch."""
+    """The compute backend, built when the first checkpoint needs it: a scan in which all is fresh imports no torch.
 
-    def __init__(self, device: str) -> None:
+    ``before`` is called once before that, so that what would make the reading useless is said first.
+    """
+
+    def __init__(self, device: str, before: Callable[[], None] = lambda: None) -> None:
         self.device = device
         self.description = "none needed"
+        self._before = before
         self._backend: Backend | None = None
 
     def get(self) -> Backend:
         """The backend; raises DeviceError if the device is not there."""
         if self._backend is None:
+            self._before()
             from weightprint_kernels.select import DeviceUnavailable, select_backend
 
             try:
@@ -105,7 +112,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     started = time.monotonic()
     scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
     references = gather_references(options.references)
-    backend = LazyBackend(options.device)
+    backend = _backend_for(options)
     referred = _not_scanned(scanned, references)
     total = len(scanned.checkpoints) + len(referred)
     outcomes: list[Outcome] = []
@@ -113,9 +120,11 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
         outcome = replace(bring_up_to_date(checkpoint, options, backend), reference=reference)
         outcomes.append(outcome)
         watch(Step(len(outcomes), total, outcome))
-    outcomes += [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in scanned.fingerprints]
-    outcomes += [Outcome(fingerprint, 0.0, fresh=True, reference=True) for fingerprint in references.fingerprints]
-    named = _unique_names(_each_once(outcomes))
+    scanned_now = [outcome for outcome in outcomes if not outcome.reference]
+    others = [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in scanned.fingerprints]
+    others += [outcome for outcome in outcomes if outcome.reference]
+    others += [Outcome(fingerprint, 0.0, fresh=True, reference=True) for fingerprint in references.fingerprints]
+    named = _unique_names(_each_once(scanned_now, others))
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
     comparisons = _compare(mine, theirs, options.alpha)
@@ -137,24 +146,23 @@ def _not_scanned(scanned: Sources, references: Sources) -> tuple[Checkpoint, ...
     return tuple(checkpoint for checkpoint in references.checkpoints if os.path.realpath(checkpoint.path) not in own)
 
 
+def _backend_for(options: ScanOptions) -> LazyBackend:
+    """The backend of a scan, which tries the store before weights are read, not after."""
+    return LazyBackend(options.device, partial(stores.require_writable, options.store))
+
+
 def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> Outcome:
     """The fingerprint of ``checkpoint``: from the store if it is fresh, else taken now and put into the store."""
     started = time.monotonic()
 
     def known(structure: Structure) -> Fingerprint | None:
-        found = None if options.rescan else _fresh(options.store, checkpoint, structure)
-        if found is None:
-            # Said before weights are read, not after.
-            stores.require_writable(options.store)
-        return found
+        # A store that cannot be read holds nothing fresh; whether it can be written to is tried before reading.
+        with contextlib.suppress(StoreError):
+            return None if options.rescan else _fresh(options.store, checkpoint, structure)
+        return None
 
     fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
-    unsaved: Notice | None = None
-    if fingerprint.matrices and not fresh:
-        try:
-            stores.save(options.store, fingerprint)
-        except StoreError as error:
-            unsaved = error.notice()
+    unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not fresh else None
     seconds = time.monotonic() - started
     return Outcome(
         fingerprint=replace(fingerprint, name=checkpoint.name),
@@ -163,6 +171,15 @@ def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: Lazy
         unsaved=unsaved,
         set_aside=checkpoint.set_aside,
     )
+
+
+def _save(store: Path, fingerprint: Fingerprint) -> Notice | None:
+    """Keep a fingerprint; why it could not be, if so: the rest of the scan does not need it."""
+    try:
+        stores.save(store, fingerprint)
+    except StoreError as error:
+        return error.notice()
+    return None
 
 
 def _fresh(store: Path, checkpoint: Checkpoint, structure: Structure) -> Fingerprint | None:
@@ -220,14 +237,20 @@ def _size(checkpoint: Checkpoint) -> int:
     return total
 
 
-def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Without what is there already: the same path and made of the same files. At the same path of another machine, or
-    at another time, may lie something else. Scanned checkpoints come before references."""
-    once: dict[tuple[str, tuple[SourceFile, ...]], Outcome] = {}  # by real path: links lead to one checkpoint
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.reference):
-        path = os.path.realpath(outcome.fingerprint.path)
-        once.setdefault((path, outcome.fingerprint.sources), outcome)
-    return list(once.values())
+def _each_once(scanned: Sequence[Outcome], others: Sequence[Outcome]) -> list[Outcome]:
+    """All of ``scanned``, and those of ``others`` that are not there already: of the same path, whatever links lead to
+    it, and made of the same files. At the same path of another machine, or at another time, may lie something else."""
+    kept = list(scanned)
+    known = {_identity(outcome) for outcome in scanned}
+    for outcome in others:
+        if not outcome.fingerprint.sources or _identity(outcome) not in known:
+            known.add(_identity(outcome))
+            kept.append(outcome)
+    return kept
+
+
+def _identity(outcome: Outcome) -> tuple[str, tuple[SourceFile, ...]]:
+    return os.path.realpath(outcome.fingerprint.path), outcome.fingerprint.sources
 
 
 def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -278,15 +301,16 @@ def add_references(
     """Fingerprint everything below ``paths`` into the reference set ``directory``; and what could not be read there."""
     found = gather_scanned(paths, (), (), directory)
     options = ScanOptions(paths=paths, store=directory, device=device)
-    backend = LazyBackend(device)
+    backend = _backend_for(options)
+    total = len(found.checkpoints) + len(found.fingerprints)
     outcomes: list[Outcome] = []
-    for fingerprint in found.fingerprints:
-        stores.save(directory, fingerprint)
-        outcomes.append(Outcome(fingerprint, 0.0, fresh=True))
     for checkpoint in found.checkpoints:
         outcomes.append(bring_up_to_date(checkpoint, options, backend))
-        watch(Step(len(outcomes), len(found.checkpoints) + len(found.fingerprints), outcomes[-1]))
-    return tuple(_each_once(outcomes)), found.notices
+        watch(Step(len(outcomes), total, outcomes[-1]))
+    taken = [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in found.fingerprints]
+    new = _each_once(outcomes, taken)[len(outcomes) :]
+    outcomes += [replace(outcome, unsaved=_save(directory, outcome.fingerprint)) for outcome in new]
+    return tuple(outcomes), found.notices
 
 
 @dataclass(frozen=True)
@@ -299,13 +323,14 @@ class Forecast:
     reference: bool = False
 
 
-def forecast(options: ScanOptions) -> tuple[Forecast, ...]:
-    """What a scan with these options would read; no weight is read for it."""
+def forecast(options: ScanOptions) -> tuple[tuple[Forecast, ...], tuple[Notice, ...]]:
+    """What a scan with these options would read, and what could not be read of fingerprints; reads no weight."""
     scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
-    referred = _not_scanned(scanned, gather_references(options.references))
+    references = gather_references(options.references)
+    referred = _not_scanned(scanned, references)
     forecasts = []
     for checkpoint in (*scanned.checkpoints, *referred):
         structure = read_structure(checkpoint)
         fresh = not options.rescan and _fresh(options.store, checkpoint, structure) is not None
         forecasts.append(Forecast(checkpoint, fresh, structure, checkpoint in referred))
-    return tuple(forecasts)
+    return tuple(forecasts), (*scanned.notices, *references.notices)

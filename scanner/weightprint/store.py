@@ -7,9 +7,11 @@ one store without a lock. There is no index to go stale. Temporary files of kill
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,6 @@ from weightprint.atomic import write_atomic
 from weightprint.data import Checkpoint, Fingerprint, SourceFile
 from weightprint.errors import Notice, StoreError, UsageError
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint, to_bytes
-from weightprint.formats.opened import is_directory
 
 DIGEST_LENGTH = 16
 
@@ -123,14 +124,27 @@ def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
     return tuple(fingerprints), tuple(notices)
 
 
-def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
-    """Delete the fingerprints of these names or file names; raises UsageError, and deletes none, if one is not there
-    or is the name of several."""
-    if not is_directory(store):
+def require_set(store: Path) -> None:
+    """Raise UsageError E_NOT_FOUND if there is no such directory, StoreError if that cannot be found out."""
+    try:
+        there = stat.S_ISDIR(store.stat().st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            message = f"cannot be read ({error.strerror}); check the disk and the permissions"
+            raise StoreError("E_UNREADABLE", message, path=store) from None
+        there = False
+    if not there:
         raise UsageError("E_NOT_FOUND", "there is no such reference set; refs add makes one", path=store)
+
+
+def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
+    """Delete the fingerprints of these names, or of these files of the set; raises UsageError, and deletes none, if one
+    is not there or is the name of several."""
+    require_set(store)
     by_name: dict[str, list[Path]] = {}
     for path in sorted(store.rglob(f"*{SUFFIX}")):
-        by_name.setdefault(path.name, []).append(path)  # so that a damaged file can be removed, and one of several
+        # By its file too, so that a damaged one can be removed, and one of several.
+        by_name.setdefault(path.relative_to(store).as_posix(), []).append(path)
         with contextlib.suppress(StoreError):
             by_name.setdefault(read_fingerprint(path).name, []).append(path)
     for name in names:
@@ -138,7 +152,7 @@ def remove_named(store: Path, names: Sequence[str]) -> list[Path]:
         if not found:
             raise UsageError("E_NOT_FOUND", f"no reference is named {name!r}; refs list shows the names", path=store)
         if len(found) > 1:
-            files = ", ".join(path.name for path in found)
+            files = ", ".join(path.relative_to(store).as_posix() for path in found)
             message = f"{len(found)} references are named {name!r}; name one by its file: {files}"
             raise UsageError("E_USAGE", message, path=store)
     removed = list(dict.fromkeys(path for name in names for path in by_name[name]))

@@ -38,8 +38,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
 
 
-# --- without permission ---------------------------------------------------------------------------------------
-
 WITHOUT_PRIVILEGE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 needs_permissions = pytest.mark.skipif(
     bool(WITHOUT_PRIVILEGE) and shutil.which("setpriv") is None, reason="root can read everything"
@@ -155,9 +153,6 @@ def test_a_name_that_no_file_system_takes_is_unreadable(tmp_path: Path) -> None:
     assert [outcome.fingerprint.code for outcome in report.outcomes] == ["E_UNREADABLE"]
 
 
-# --- the store ------------------------------------------------------------------------------------------------
-
-
 def run(paths: Sequence[Path], store: Path, references: Sequence[Path] = ()) -> Report:
     return scan(ScanOptions(paths=tuple(paths), store=store, references=tuple(references)))
 
@@ -252,9 +247,6 @@ def test_a_name_of_two_references_removes_neither(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [other]
 
 
-# --- streams made to hurt -------------------------------------------------------------------------------------
-
-
 def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
@@ -327,8 +319,6 @@ def test_a_bomb_is_a_failed_checkpoint(tmp_path: Path) -> None:
     (notice,) = [notice for notice in read_structure(found).notices if notice.code != "E_NO_ATTENTION"]
     assert (notice.code, notice.path) == ("E_PICKLE_INVALID", str(tmp_path / "pytorch_model.bin"))
 
-
-# --- layers whose number another tensor bears -----------------------------------------------------------------
 
 STEMS = {"": "#", "model.layers": "model.layers.#", "stages.0.blocks": "stages.0.blocks.#"}
 # name of a tensor -> the stem whose layer 2 it shows to be there

@@ -240,7 +240,7 @@ def test_a_dry_run_counts_the_references_that_would_be_read(models: Path, call: 
     assert document["summary"] == {"found": 1, "fresh": 0, "bytes_to_read": 2 * SELECTED}
     _, out, _ = call(*arguments, "--dry-run")
     assert "base (reference)" in out
-    assert out.endswith("2 checkpoints, 0 fresh; a scan would read 197 kB\n")
+    assert out.endswith("1 checkpoint, 0 fresh; 1 reference; a scan would read 197 kB\n")
     # What it says is what a scan does, and once that is done nothing is left to read.
     _, out, _ = call(*arguments, "--json")
     assert json.loads(out)["summary"]["bytes_read"] == 2 * SELECTED
@@ -358,8 +358,8 @@ def test_an_output_that_fails_costs_neither_the_others_nor_the_table(
     assert code == expected
     assert "2 checkpoints found: 2 complete" in out
     assert err.splitlines()[-1] == (
-        f"weightprint: {tmp_path / 'full.jsonl'}: cannot be written (No space left on device); what was read is in "
-        "the store, so the same command is quick [E_OUTPUT]"
+        f"weightprint: {tmp_path / 'full.jsonl'}: cannot be written (No space left on device); name another file: "
+        "what is in the store is not read again [E_OUTPUT]"
     )
     assert json.loads((tmp_path / "first.json").read_text())["summary"]["found"] == 2
     (row,) = csv.DictReader((tmp_path / "last.csv").read_text().splitlines())

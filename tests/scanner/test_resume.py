@@ -245,7 +245,7 @@ def test_what_was_repaired_is_complained_of_no_more(case: str, repair: str, mode
             path.unlink()
         else:
             path.write_bytes(good[path])
-    assert not next(entry for entry in forecast(options(models)) if entry.checkpoint.name == "bad").fresh
+    assert not next(entry for entry in forecast(options(models))[0] if entry.checkpoint.name == "bad").fresh
     assert statuses(scan(options(models)))["bad"] == ("complete", False)
 
 

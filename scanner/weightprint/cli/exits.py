@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -40,12 +42,15 @@ class Interrupted(BaseException):
 
 def interrupt_on_signals() -> None:
     """Turn SIGINT and SIGTERM into :class:`Interrupted`, so that the exit code tells them apart."""
+    last = -math.inf
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        # Another one on the way out would only break off what is said of the first.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted(number)
+        # Another one within a second would only break off what is said of the first; a later one counts again.
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1:
+            last = now
+            raise Interrupted(number)
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)

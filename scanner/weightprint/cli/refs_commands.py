@@ -55,14 +55,12 @@ def add(
 @refs_app.command("list")
 def list_references(refs: SetOption = None, json: Json = False) -> None:
     """List the reference set."""
-    from weightprint.errors import UsageError
-    from weightprint.formats.opened import is_directory
     from weightprint.report.documents import references_document
     from weightprint.report.tables import references_view
-    from weightprint.store import default_references, load_all
+    from weightprint.store import default_references, load_all, require_set
 
-    if refs is not None and not is_directory(refs):
-        raise UsageError("E_NOT_FOUND", "there is no such reference set; refs add makes one", path=refs)
+    if refs is not None:
+        require_set(refs)
     fingerprints, notices = load_all(refs or default_references())
     if json:
         write_json(references_document(fingerprints, notices))

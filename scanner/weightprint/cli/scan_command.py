@@ -102,12 +102,15 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
         say(f"fingerprints are kept in {options.store}")
     document = report_document(report)
     unwritten = _write_reports(outputs, document)
-    if json:
-        write_json(document)
-    else:
-        show(report_view(report))
-    for error in unwritten:
-        say(f"weightprint: {error.line()}")
+    try:
+        if json:
+            write_json(document)
+        else:
+            show(report_view(report))
+    except OutputError as error:
+        unwritten.append(error)
+    for failed in unwritten:
+        say(f"weightprint: {failed.line()}")
     incomplete = any(outcome.fingerprint.status != "complete" for outcome in (*report.outcomes, *report.references))
     incomplete = ((incomplete or bool(report.notices)) and not allow_incomplete) or bool(unwritten)
     verdicts = [comparison.verdict for comparison in report.comparisons]
@@ -141,9 +144,9 @@ def _dry_run(options: ScanOptions, json: bool) -> bool:
     from weightprint.report.tables import forecast_view
     from weightprint.scan import forecast
 
-    forecasts = forecast(options)
+    forecasts, notices = forecast(options)
     if json:
-        write_json(forecast_document(forecasts))
+        write_json(forecast_document(forecasts, notices))
     else:
-        show(forecast_view(forecasts))
-    return any(structure_notices(forecast.structure) for forecast in forecasts)
+        show(forecast_view(forecasts, notices))
+    return bool(notices) or any(structure_notices(forecast.structure) for forecast in forecasts)

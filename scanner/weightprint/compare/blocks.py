@@ -42,8 +42,8 @@ def block_length(units: int, *head_widths: int | None) -> int:
     """Largest divisor <= 8 of every known head width; 2 where none is known.
 
     A block that reached across heads would not be uniform: a strong head beside a weak one fills the upper ranks. One
-    side whose blocks are uniform is enough, so one known width is. Widths that 8 or 4 do not divide exist, odd ones do
-    not, so that without any width only blocks of 2 are safe (docs/decisions/0002).
+    side whose blocks are uniform is enough, so one known width is. Widths that 8 or 4 do not divide exist; without any
+    width, blocks of 2 are right for every even one (docs/decisions/0002).
     """
     width = math.gcd(units, *([known for known in head_widths if known] or [WIDTH_UNKNOWN]))
     return max((length for length in range(1, LONGEST_BLOCK + 1) if width % length == 0), default=1)

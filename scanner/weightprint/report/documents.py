@@ -191,13 +191,14 @@ def stacks(structure: Structure) -> list[dict[str, Any]]:
     ]
 
 
-def forecast_document(forecasts: Sequence[Forecast]) -> dict[str, Any]:
+def forecast_document(forecasts: Sequence[Forecast], notices: Sequence[Notice]) -> dict[str, Any]:
     """``scan --dry-run --json``."""
     own = [forecast for forecast in forecasts if not forecast.reference]
     return {
         "schema": FORECAST_SCHEMA,
         "checkpoints": [_forecast_document(forecast) for forecast in own],
         "references": [_forecast_document(forecast) for forecast in forecasts if forecast.reference],
+        "notices": [notice_document(notice) for notice in notices],
         "summary": {
             "found": len(own),
             "fresh": sum(forecast.fresh for forecast in own),

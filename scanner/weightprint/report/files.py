@@ -47,7 +47,7 @@ def write_report(path: Path, document: Mapping[str, Any]) -> None:
     try:
         write_atomic(path, content)
     except OSError as error:
-        message = f"cannot be written ({error.strerror}); what was read is in the store, so the same command is quick"
+        message = f"cannot be written ({error.strerror}); name another file: what is in the store is not read again"
         raise OutputError("E_OUTPUT", message, path=path) from None
 
 

@@ -44,7 +44,8 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
             yield Text(what, style="dim")
         hidden = len(report.comparisons) - len(shown)
         if hidden:
-            yield Text(f"and {hidden} more pairs without a finding or beyond this table: --out FILE.csv has them all")
+            more = _count(hidden, "more pair")
+            yield Text(f"and {more} without a finding or beyond this table: --out FILE.csv has them all")
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
     yield from _troubles(report.outcomes)
@@ -220,25 +221,32 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
     ]
     if structure.understanding.matrices:
         lines.append(table)
-    lines += [Text(printable(f"not read: {path}: {reason}"), style="dim") for path, reason in structure.set_aside]
-    return Group(*lines, *notice_lines(structure_notices(structure)))
+    notices = structure_notices(structure)
+    said = {notice.path for notice in notices}
+    lines += [
+        Text(printable(f"not read: {path}: {reason}"), style="dim")
+        for path, reason in structure.set_aside
+        if str(path) not in said
+    ]
+    return Group(*lines, *notice_lines(notices))
 
 
-def forecast_view(forecasts: Sequence[Forecast]) -> RenderableType:
+def forecast_view(forecasts: Sequence[Forecast], notices: Sequence[Notice]) -> RenderableType:
     """What a scan would read, checkpoint by checkpoint."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("checkpoint", "would read", "requests", "note"):
         table.add_column(column, justify="right" if column in ("would read", "requests") else "left", overflow="fold")
     for forecast in forecasts:
-        plan, notices = forecast.structure.plan, structure_notices(forecast.structure)
-        note = "fresh" if forecast.fresh else notices[0].line() if notices else ""
+        plan, faults = forecast.structure.plan, structure_notices(forecast.structure)
+        note = "fresh" if forecast.fresh else faults[0].line() if faults else ""
         requests = 0 if forecast.fresh else len(plan.slots)
         name = Text(printable(forecast.checkpoint.name) + (" (reference)" if forecast.reference else ""))
         table.add_row(name, size(forecast_bytes(forecast)), str(requests), Text(printable(note)))
     total = size(sum(forecast_bytes(forecast) for forecast in forecasts))
-    fresh = sum(forecast.fresh for forecast in forecasts)
-    line = f"{_count(len(forecasts), 'checkpoint')}, {fresh} fresh; a scan would read {total}"
-    return Group(table, Text(line, style="bold"))
+    own = [forecast for forecast in forecasts if not forecast.reference]
+    fresh = sum(forecast.fresh for forecast in own)
+    line = f"{_count(len(own), 'checkpoint')}, {fresh} fresh; {_count(len(forecasts) - len(own), 'reference')}"
+    return Group(table, *notice_lines(notices), Text(f"{line}; a scan would read {total}", style="bold"))
 
 
 def references_view(fingerprints: Sequence[Fingerprint]) -> RenderableType:
@@ -250,7 +258,7 @@ def references_view(fingerprints: Sequence[Fingerprint]) -> RenderableType:
         count = str(len(fingerprint.matrices))
         texts = [Text(printable(text)) for text in (fingerprint.name, fingerprint.status, fingerprint.path)]
         table.add_row(texts[0], texts[1], count, texts[2])
-    return Group(table, Text(f"{len(fingerprints)} references", style="bold"))
+    return Group(table, Text(_count(len(fingerprints), "reference"), style="bold"))
 
 
 def notice_lines(notices: Sequence[Notice]) -> list[Text]:

@@ -51,8 +51,7 @@ def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Unde
     order = {role: number for number, role in enumerate(ROLES)}
     matrices.sort(key=lambda matrix: (matrix.stack, matrix.layer, order[matrix.role]))
     not_understood = tuple(sorted(refused.values(), key=lambda notice: notice.tensor or ""))
-    depth = next((own.layers for own in hints.values() if not own.encoder_decoder), None)
-    notices = find_holes(modules, stacks, [spec.name for spec in tensors], depth)
+    notices = find_holes(modules, stacks, (spec.name for spec in tensors))
     return Understanding(tuple(matrices), Coverage(len(modules), understood, not_understood), notices)
 
 

@@ -9,7 +9,7 @@ missing set of roles is by design if two or more layers of the stack lack just t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from weightprint.errors import Notice
 from weightprint.roles.modules import Key, Module
@@ -70,11 +70,8 @@ def mark_strangers(modules: Mapping[Key, Module]) -> None:
             ]
 
 
-def find_holes(
-    modules: Mapping[Key, Module], stacks: Mapping[Key, str], names: Sequence[str], depth: int | None
-) -> tuple[Notice, ...]:
-    """Notices for roles and layers that are missing in a stack; ``names`` are those of all tensors, ``depth`` is the
-    number of layers that the config names."""
+def find_holes(modules: Mapping[Key, Module], stacks: Mapping[Key, str], names: Iterable[str]) -> tuple[Notice, ...]:
+    """Notices for roles and layers that are missing inside a stack; ``names`` are those of all tensors."""
     of_stack: dict[str, dict[int, Module]] = defaultdict(dict)
     for key, module in modules.items():
         of_stack[stacks[key].replace(MTP, "")][key[1]] = module
@@ -82,8 +79,6 @@ def find_holes(
     numbers: dict[str, set[int]] = defaultdict(set)
     for prefix, layer, _ in modules:
         numbers[prefix].add(layer)
-    if depth is not None:
-        notices += _missing_end(numbers, names, depth)
     for prefix, layers in _missing_layers(numbers, names).items():
         notices += [
             Notice(
@@ -136,26 +131,6 @@ def _missing_layers(numbers: Mapping[str, set[int]], names: Iterable[str]) -> di
             if is_number(part):
                 gaps.get(".".join(parts[:position]), set()).discard(int(part))
     return {prefix: sorted(missing) for prefix, missing in gaps.items() if missing}
-
-
-def _missing_end(numbers: Mapping[str, set[int]], names: Sequence[str], depth: int) -> list[Notice]:
-    """A notice if the only stack ends before the config says so. A single layer may be shared by all; ALBERT numbers
-    groups of layers that share their weights."""
-    if len(numbers) != 1:
-        return []
-    ((prefix, layers),) = numbers.items()
-    last = max(layers)
-    if len(layers) < 2 or depth <= last + 1 or "group" in prefix.rpartition(".")[2]:
-        return []
-    start = f"{prefix}." if prefix else ""
-    later = {name[len(start) :].split(".", 1)[0] for name in names if name.startswith(start)}
-    if any(is_number(number) and int(number) > last for number in later):
-        return []
-    reason = (
-        f"the config says {depth} layers, and no tensor of {prefix or 'the model'} bears a number above {last}; the "
-        f"checkpoint is incomplete or its config is of another model"
-    )
-    return [Notice("E_LAYER_HOLE", reason)]
 
 
 def _between(layers: set[int]) -> set[int]:

@@ -89,7 +89,7 @@ DOCUMENTS: dict[str, Shape] = {
     },
     "weightprint.forecast/1": {
         "schema": str,
-        **{"checkpoints": [FORECAST], "references": [FORECAST]},
+        **{"checkpoints": [FORECAST], "references": [FORECAST], "notices": [NOTICE]},
         "summary": {"found": int, "fresh": int, "bytes_to_read": int},
     },
     "weightprint.references/1": {
@@ -139,7 +139,7 @@ def every_document(structure: Structure, tmp_path: Path) -> dict[str, Any]:
         documents.compare_document(comparison("shared-origin")),
         to_document(small_fingerprint()),
         documents.inspect_document("tiny", "/models/tiny", structure),
-        documents.forecast_document(forecasts),
+        documents.forecast_document(forecasts, [Notice("E_STORE", "full")]),
         documents.references_document([fingerprint("a"), fingerprint("b", "failed")], [Notice("E_STORE", "full")]),
     ]
     return {document["schema"]: json.loads(json.dumps(finite(document), allow_nan=False)) for document in made}
@@ -295,14 +295,14 @@ def test_nothing_to_read_has_a_reason(tmp_path: Path) -> None:
     (checkpoint,) = discover([tiny.save(tmp_path / "mlp", weights)])
     structure = read_structure(checkpoint)
     inspected = documents.inspect_document("mlp", "/models/mlp", structure)
-    foreseen = documents.forecast_document([Forecast(checkpoint, False, structure)])["checkpoints"][0]
+    foreseen = documents.forecast_document([Forecast(checkpoint, False, structure)], [])["checkpoints"][0]
     for document in (inspected, foreseen):
         assert [notice["code"] for notice in document["notices"]] == ["E_NO_ATTENTION"]
 
 
 def test_a_fresh_checkpoint_costs_nothing(structure: Structure, tmp_path: Path) -> None:
     (checkpoint,) = discover([tmp_path / "tiny"])
-    document = documents.forecast_document([Forecast(checkpoint, fresh, structure) for fresh in (True, False)])
+    document = documents.forecast_document([Forecast(checkpoint, fresh, structure) for fresh in (True, False)], [])
     fresh, other = document["checkpoints"]
     assert (fresh["requests"], fresh["bytes"]["read"]) == (0, 0)
     assert other["bytes"]["read"] == document["summary"]["bytes_to_read"] > 0

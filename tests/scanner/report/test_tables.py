@@ -92,7 +92,7 @@ def test_no_finding_is_hidden_behind_the_limit() -> None:
     pairs = (*(pair(number, "shared-origin") for number in range(100)), pair(100))
     text = printed(tables.report_view(report(comparisons=pairs)))
     assert text.count("\nshared-origin  1e-9") == 100
-    assert "and 1 more pairs" in text
+    assert "and 1 more pair without" in text
 
 
 def test_what_could_not_be_analysed_is_said_with_its_reason() -> None:
@@ -219,17 +219,17 @@ def test_inspect_of_nothing_says_why(tmp_path: Path) -> None:
     text = printed(tables.structure_view("mlp", structure), 200)
     assert "[E_NO_ATTENTION]" in text
     assert "role" not in text
-    assert "[E_NO_ATTENTION]" in printed(tables.forecast_view([Forecast(checkpoint, False, structure)]), 300)
+    assert "[E_NO_ATTENTION]" in printed(tables.forecast_view([Forecast(checkpoint, False, structure)], []), 300)
 
 
 def test_a_dry_run_says_what_is_fresh_and_what_would_be_read(structure: Structure, tmp_path: Path) -> None:
     (checkpoint,) = discover([tmp_path / "tiny"])
     lines = printed(
-        tables.forecast_view([Forecast(checkpoint, fresh, structure) for fresh in (True, False)])
+        tables.forecast_view([Forecast(checkpoint, fresh, structure) for fresh in (True, False)], [])
     ).splitlines()
     assert lines[1].split() == ["tiny", "0", "B", "0", "fresh"]
     assert lines[2].split()[0] == "tiny"
-    assert lines[3].startswith("2 checkpoints, 1 fresh; a scan would read ")
+    assert lines[3].startswith("2 checkpoints, 1 fresh; 0 references; a scan would read ")
 
 
 VIEWS: dict[str, Callable[[str], RenderableType]] = {

@@ -424,26 +424,3 @@ def test_a_model_without_attention_has_nothing_to_say() -> None:
     understanding = read(headers(shapes | {"lm_head.weight": (100, 48), "weight": (4, 4), "": (4, 4), ".": (4, 4)}))
     assert not understanding.matrices
     assert (understanding.coverage.found, silent(understanding)) == (0, True)
-
-
-@pytest.mark.parametrize(
-    ("depth", "says"), [(4, None), (3, None), (6, "the config says 6 layers"), (5, "above 3"), (10**6, "10")]
-)
-def test_layers_that_only_the_config_knows_of_are_missed(depth: int, says: str | None) -> None:
-    found_holes = holes(read(headers(attention("model.layers"), layers=4), {"num_hidden_layers": depth}))
-    assert (found_holes == []) if says is None else (len(found_holes) == 1 and says in found_holes[0])
-
-
-def test_later_layers_without_attention_are_not_missed() -> None:
-    tensors = [*headers(attention("model.layers"), layers=4), tensor("model.layers.5.mixer.in_proj.weight", (8, 8))]
-    assert holes(read(tensors, {"num_hidden_layers": 6})) == []
-
-
-def test_of_two_stacks_none_is_measured_by_the_config() -> None:
-    tensors = headers(attention("encoder.layers") | attention("decoder.layers"), layers=4)
-    assert holes(read(tensors, {"num_hidden_layers": 6})) == []
-
-
-def test_an_encoder_and_decoder_may_have_depths_of_their_own() -> None:
-    tensors = headers(attention("model.encoder.layers"), layers=4)
-    assert holes(read(tensors, {"num_hidden_layers": 6, "is_encoder_decoder": True})) == []
