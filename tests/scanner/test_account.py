@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,9 @@ from weightprint.cli import exits
 from weightprint.errors import StoreError, UsageError
 from weightprint.scan import ScanOptions, Step, scan
 
+pytestmark = pytest.mark.usefixtures("own_home")
+
 BASE = tiny.llama(1, layers=2)
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No default store or reference set of the machine takes part."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
 
 
 def options(tmp_path: Path, *paths: Path) -> ScanOptions:
@@ -123,15 +118,6 @@ def test_a_set_that_cannot_be_looked_at_is_not_called_absent(tmp_path: Path, mon
     with pytest.raises(StoreError) as caught:
         stores.require_set(tmp_path)
     assert caught.value.code == "E_UNREADABLE"
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """What the program makes of signals ends with the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("own_signals")

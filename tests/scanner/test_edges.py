@@ -29,13 +29,9 @@ from weightprint.formats.pickle_reader import read_pickle
 from weightprint.formats.torch_stream import MAGIC, PROTOCOL
 from weightprint.scan import Report, ScanOptions, scan
 
+pytestmark = pytest.mark.usefixtures("own_home")
+
 BASE = tiny.llama(1, layers=2)
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No default store or reference set of the machine takes part."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
 
 
 WITHOUT_PRIVILEGE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []

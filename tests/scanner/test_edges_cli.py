@@ -5,8 +5,7 @@ import errno
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.atomic import write_atomic
 from weightprint.cli import exits
-from weightprint.cli import main as run_main
 from weightprint.report import files as report_files
+
+pytestmark = pytest.mark.usefixtures("own_home", "own_signals")
 
 BASE = tiny.llama(1, layers=2)
 SELECTED = 2 * (2 * 64 * 64 + 2 * 32 * 64) * 4  # bytes of its attention
@@ -27,38 +27,16 @@ SELECTED = 2 * (2 * 64 * 64 + 2 * 32 * 64) * 4  # bytes of its attention
 Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No default store or reference set of the machine takes part."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("WEIGHTPRINT_DEBUG", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """What the program makes of signals ends with the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
+def call(call: Call) -> Call:
+    """The shared one, and whatever the edge, it is no internal error."""
 
-    def run_in_process(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weightprint", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            run_main()
-        streams = capsys.readouterr()
-        assert "internal error" not in streams.err
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, streams.out, streams.err
+    def checked(*arguments: object) -> tuple[int, str, str]:
+        code, out, err = call(*arguments)
+        assert "internal error" not in err
+        return code, out, err
 
-    return run_in_process
+    return checked
 
 
 @pytest.fixture

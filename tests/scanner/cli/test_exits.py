@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +16,9 @@ from weightprint.cli import main as run_main
 from weightprint.cli.exits import exit_code, exit_code_of
 from weightprint.errors import CheckpointError, DeviceError, OutputError, StoreError, UsageError, WeightprintError
 
+pytestmark = pytest.mark.usefixtures("own_home", "own_signals")
+
 VERDICTS = ("not-comparable", "no-evidence", "similar-profile", "shared-origin", "re-encoded", "identical")
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No default store or reference set of the machine takes part."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("WEIGHTPRINT_DEBUG", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """What the program makes of signals ends with the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run_in_process(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weightprint", *arguments])
-        with pytest.raises(SystemExit) as end:
-            run_main()
-        streams = capsys.readouterr()
-        code = end.value.code
-        assert code is None or isinstance(code, int)
-        return code or 0, streams.out, streams.err
-
-    return run_in_process
 
 
 Call = Callable[..., tuple[int, str, str]]
