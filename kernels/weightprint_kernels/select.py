@@ -46,7 +46,7 @@ def _on_cpu(reason: str) -> tuple[Backend, str]:
     """torch on one thread, for the whole process.
 
     On regions as small as a batch its threads wait for each other by spinning: two of them read 1.3 times as fast as
-    one on two idle cores, and fifty times slower on two busy ones.
+    one on two idle cores, and forty times slower on two busy ones.
     """
     import torch
 

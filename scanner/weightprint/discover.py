@@ -107,7 +107,9 @@ def _without_dots(root: Path) -> Path:
     """The path without "..", so that one checkpoint has one path; what a link before it leads to decides."""
     if ".." not in root.parts:
         return root
-    return Path(os.path.realpath(root if root.name == ".." else root.parent), "" if root.name == ".." else root.name)
+    if root.name == "..":
+        return Path(os.path.realpath(root))
+    return Path(os.path.realpath(root.parent), root.name)
 
 
 def _own_name(root: Path) -> str:

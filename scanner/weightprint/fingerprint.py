@@ -55,6 +55,9 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
         *understanding.coverage.not_understood,
         *understanding.notices,
     )
+    if not notices and not understanding.matrices:
+        reason = "holds no attention module that its tensor names and shapes show, so there is nothing to read"
+        notices = (Notice("E_NO_ATTENTION", reason, str(checkpoint.path)),)
     sources = headers.sources + _config_source(checkpoint)
     return Structure(headers, understanding, plan_reads(understanding.matrices), sources, notices, checkpoint.set_aside)
 
@@ -106,9 +109,6 @@ def _fingerprint(
     notices: Sequence[Notice],
     backend: str,
 ) -> Fingerprint:
-    if not stats and not notices:
-        reason = "holds no attention module that its tensor names and shapes show; see weightprint inspect"
-        notices = (Notice("E_NO_ATTENTION", reason, str(checkpoint.path)),)
     status = "failed" if not stats else "partial" if notices else "complete"
     first = notices[0] if notices else None
     sources = structure.sources if structure else ()

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
 from weightprint.errors import Notice, StoreError
+from weightprint.formats.opened import is_file
 
 SUFFIX = ".weightprint"
 SCHEMA = "weightprint.fingerprint"
@@ -97,6 +98,11 @@ def from_bytes(content: bytes, path: Path) -> Fingerprint:
         message = "is damaged (its digest or canonical form does not match); delete it and scan the checkpoint again"
         raise StoreError("E_FINGERPRINT_CORRUPT", message, path=path)
     return fingerprint
+
+
+def is_fingerprint(path: Path) -> bool:
+    """Whether ``path`` is a fingerprint file by its name."""
+    return path.suffix == SUFFIX and is_file(path)
 
 
 def read_fingerprint(path: Path) -> Fingerprint:

@@ -11,8 +11,8 @@ from weightprint import store as stores
 from weightprint.data import Checkpoint, Fingerprint
 from weightprint.discover import discover
 from weightprint.errors import Notice, StoreError, UsageError
-from weightprint.fingerprint_file import SUFFIX, read_fingerprint
-from weightprint.formats.opened import is_directory, is_file
+from weightprint.fingerprint_file import SUFFIX, is_fingerprint, read_fingerprint
+from weightprint.formats.opened import is_directory
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def gather(
     paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = (), store: Path | None = None
 ) -> Sources:
     """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself."""
-    files = [path for path in paths if path.suffix == SUFFIX and is_file(path)]
+    files = [path for path in paths if is_fingerprint(path)]
     others = [path for path in paths if path not in files]
     own_store = None if store is None else Path(os.path.realpath(store))
     for path in others:

@@ -6,7 +6,6 @@ No weight is read twice, and torch is imported only if some checkpoint is not fr
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,7 @@ from weightprint.compare import ALPHA, Family, compare_all, families, judge
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, WeightprintError
 from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
-from weightprint.fingerprint_file import SUFFIX, read_fingerprint
-from weightprint.formats.opened import is_file
+from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 
 if TYPE_CHECKING:
@@ -156,10 +154,7 @@ def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: Lazy
     started = time.monotonic()
 
     def known(structure: Structure) -> Fingerprint | None:
-        # A store that cannot be read holds nothing fresh; whether it can be written to is tried before reading.
-        with contextlib.suppress(StoreError):
-            return None if options.rescan else _fresh(options.store, checkpoint, structure)
-        return None
+        return None if options.rescan else _fresh(options.store, checkpoint, structure)
 
     fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
     unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not fresh else None
@@ -280,7 +275,7 @@ def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -
 
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:
     """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
-    if path.suffix == SUFFIX and is_file(path):
+    if is_fingerprint(path):
         return read_fingerprint(path)
     fingerprint, _ = _known_or_taken(one_checkpoint(path), backend, lambda structure: None)
     return fingerprint
@@ -327,10 +322,11 @@ def forecast(options: ScanOptions) -> tuple[tuple[Forecast, ...], tuple[Notice, 
     """What a scan with these options would read, and what could not be read of fingerprints; reads no weight."""
     scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
     references = gather_references(options.references)
-    referred = _not_scanned(scanned, references)
+    both = [(checkpoint, False) for checkpoint in scanned.checkpoints]
+    both += [(checkpoint, True) for checkpoint in _not_scanned(scanned, references)]
     forecasts = []
-    for checkpoint in (*scanned.checkpoints, *referred):
+    for checkpoint, reference in both:
         structure = read_structure(checkpoint)
         fresh = not options.rescan and _fresh(options.store, checkpoint, structure) is not None
-        forecasts.append(Forecast(checkpoint, fresh, structure, checkpoint in referred))
+        forecasts.append(Forecast(checkpoint, fresh, structure, reference))
     return tuple(forecasts), (*scanned.notices, *references.notices)

@@ -61,13 +61,14 @@ def find(store: Path, name: str, path: str) -> Path | None:
 def load_fresh(store: Path, checkpoint: Checkpoint, sources: Sequence[SourceFile]) -> Fingerprint | None:
     """The stored fingerprint of ``checkpoint`` if it was made of exactly these files, else None.
 
-    A damaged file counts as absent: it is written anew. One that is not complete is made again by another version,
-    which may understand more, and where a read failed, which may have been the disk's bad day.
+    A damaged file counts as absent: it is written anew. So does one of a store that cannot be read. One that is not
+    complete is made again by another version, which may understand more, and where a read failed, which may have been
+    the disk's bad day.
     """
-    path = find(store, checkpoint.name, str(checkpoint.path.absolute()))
-    if path is None:
-        return None
     try:
+        path = find(store, checkpoint.name, str(checkpoint.path.absolute()))
+        if path is None:
+            return None
         fingerprint = read_fingerprint(path)
     except StoreError:
         return None

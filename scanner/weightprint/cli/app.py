@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,12 @@ class Device(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where weights are reduced; auto takes CUDA where there is one.")]
 
 

@@ -61,13 +61,12 @@ def inspect(x: Unread, json: Json = False) -> None:
     """Read headers only: stacks, roles, bytes that a scan would read, and what is not understood."""
     from weightprint.errors import UsageError
     from weightprint.fingerprint import read_structure
-    from weightprint.fingerprint_file import SUFFIX
-    from weightprint.formats.opened import is_file
+    from weightprint.fingerprint_file import is_fingerprint
     from weightprint.gather import one_checkpoint
     from weightprint.report.documents import inspect_document
     from weightprint.report.tables import structure_view
 
-    if x.suffix == SUFFIX and is_file(x):
+    if is_fingerprint(x):
         raise UsageError("E_USAGE", "is a fingerprint and holds no weights; weightprint show prints it", path=x)
     checkpoint = one_checkpoint(x)
     structure = read_structure(checkpoint)
@@ -75,8 +74,7 @@ def inspect(x: Unread, json: Json = False) -> None:
         write_json(inspect_document(checkpoint.name, str(checkpoint.path.absolute()), structure))
     else:
         show_view(structure_view(checkpoint.name, structure))
-    incomplete = bool(structure.notices) or not structure.understanding.matrices
-    raise typer.Exit(exits.exit_code([], None, incomplete))
+    raise typer.Exit(exits.exit_code([], None, bool(structure.notices)))
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from weightprint.cli import exits
-from weightprint.cli.app import Device, DeviceOption, Json, app
+from weightprint.cli.app import Device, DeviceOption, Json, Paths, app
 from weightprint.cli.console import progress, say, show, write_json
 
 refs_app = typer.Typer(no_args_is_help=True, help="Add, list and remove the references that scans compare with.")
@@ -21,12 +21,7 @@ SetOption = Annotated[
 
 @refs_app.command("add")
 def add(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
-        ),
-    ],
+    paths: Paths,
     refs: SetOption = None,
     device: DeviceOption = Device.auto,
     json: Json = False,

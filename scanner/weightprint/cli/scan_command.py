@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightprint.cli import exits
-from weightprint.cli.app import Device, DeviceOption, Json, app
+from weightprint.cli.app import Device, DeviceOption, Json, Paths, app
 from weightprint.cli.console import progress, say, show, write_json
 from weightprint.errors import OutputError, UsageError
 
@@ -36,12 +36,7 @@ class Read(StrEnum):
 
 @app.command()
 def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
-        ),
-    ],
+    paths: Paths,
     refs: Annotated[
         list[Path] | None,
         typer.Option(readable=False, help="What to compare with, instead of the default reference set."),
@@ -140,7 +135,7 @@ def _refuse_many_processes() -> None:
 
 def _dry_run(options: ScanOptions, json: bool) -> bool:
     """Print what a scan would read; returns whether something could not be analysed."""
-    from weightprint.report.documents import forecast_document, structure_notices
+    from weightprint.report.documents import forecast_document
     from weightprint.report.tables import forecast_view
     from weightprint.scan import forecast
 
@@ -149,4 +144,4 @@ def _dry_run(options: ScanOptions, json: bool) -> bool:
         write_json(forecast_document(forecasts, notices))
     else:
         show(forecast_view(forecasts, notices))
-    return bool(notices) or any(structure_notices(forecast.structure) for forecast in forecasts)
+    return bool(notices) or any(forecast.structure.notices for forecast in forecasts)

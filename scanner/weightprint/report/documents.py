@@ -154,21 +154,13 @@ def inspect_document(name: str, path: str, structure: Structure) -> dict[str, An
             {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code}
             for notice in understanding.coverage.not_understood
         ],
-        "notices": [notice_document(notice) for notice in structure_notices(structure)],
+        "notices": [notice_document(notice) for notice in structure.notices],
         "set_aside": set_aside_document(structure.set_aside),
         "sources": [asdict(source) for source in structure.sources],
         "tensors": len(structure.headers.tensors),
         "bytes": {"files": files, "selected": structure.plan.selected, "read": structure.plan.read},
         "requests": len(structure.plan.slots),
     }
-
-
-def structure_notices(structure: Structure) -> tuple[Notice, ...]:
-    """What a scan would complain of before it reads a weight; never silent where there is nothing to read."""
-    if structure.notices or structure.understanding.matrices:
-        return structure.notices
-    reason = "no attention module shows in the tensor names and shapes, so there is nothing to read"
-    return (Notice("E_NO_ATTENTION", reason),)
 
 
 def stacks(structure: Structure) -> list[dict[str, Any]]:
@@ -214,7 +206,7 @@ def _forecast_document(forecast: Forecast) -> dict[str, Any]:
         "fresh": forecast.fresh,
         "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
         "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
-        "notices": [notice_document(notice) for notice in structure_notices(forecast.structure)],
+        "notices": [notice_document(notice) for notice in forecast.structure.notices],
     }
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
-from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, structure_notices, summary
+from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, summary
 from weightprint.report.text import figure, moment, p_text, printable, seconds, size
 from weightprint.scan import Forecast, Outcome, Report
 
@@ -221,14 +221,13 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
     ]
     if structure.understanding.matrices:
         lines.append(table)
-    notices = structure_notices(structure)
-    said = {notice.path for notice in notices}
+    said = {notice.path for notice in structure.notices}
     lines += [
         Text(printable(f"not read: {path}: {reason}"), style="dim")
         for path, reason in structure.set_aside
         if str(path) not in said
     ]
-    return Group(*lines, *notice_lines(notices))
+    return Group(*lines, *notice_lines(structure.notices))
 
 
 def forecast_view(forecasts: Sequence[Forecast], notices: Sequence[Notice]) -> RenderableType:
@@ -237,7 +236,7 @@ def forecast_view(forecasts: Sequence[Forecast], notices: Sequence[Notice]) -> R
     for column in ("checkpoint", "would read", "requests", "note"):
         table.add_column(column, justify="right" if column in ("would read", "requests") else "left", overflow="fold")
     for forecast in forecasts:
-        plan, faults = forecast.structure.plan, structure_notices(forecast.structure)
+        plan, faults = forecast.structure.plan, forecast.structure.notices
         note = "fresh" if forecast.fresh else faults[0].line() if faults else ""
         requests = 0 if forecast.fresh else len(plan.slots)
         name = Text(printable(forecast.checkpoint.name) + (" (reference)" if forecast.reference else ""))
