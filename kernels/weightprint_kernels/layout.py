@@ -64,6 +64,42 @@ class Tiles:
         return len(self.offset)
 
 
+@dataclass(frozen=True)
+class Rectangles:
+    """Parts of matrices inside a buffer, all [n].
+
+    ``offset`` is the byte offset of the first element, ``stride`` the bytes from one row to the next, ``rows`` and
+    ``columns`` the size. ``axis`` says whose Σ w² is wanted: NO_ENERGY, ROW_ENERGY or COLUMN_ENERGY.
+    """
+
+    offset: INT64
+    stride: INT64
+    rows: INT64
+    columns: INT64
+    axis: INT64
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY = range(3)
+
+MOMENT_FIELDS = ("n_finite", "mean", "m2", "m3", "m4", "abs_max", "zeros")
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What rectangles were reduced to.
+
+    ``moments`` are float64 [n, 7], columns as in MOMENT_FIELDS, M2 to M4 not divided by the count, all zero where
+    nothing is finite. ``energies``, float64, are those of one rectangle after the other: of its rows, its columns, or
+    none; nan where a value is not finite.
+    """
+
+    moments: FLOAT64
+    energies: FLOAT64
+
+
 def chunk_matrix(offset: int, rows: int, columns: int, stride: int, itemsize: int) -> Chunks:
     """Chunks of ``rows`` x ``columns`` elements whose rows lie ``stride`` bytes apart, row by row.
 

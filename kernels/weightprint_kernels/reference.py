@@ -93,11 +93,11 @@ def decode(data: UINT8, dtype: str) -> FLOAT64:
     """Little-endian bytes to float64, exactly."""
     format = FORMATS[dtype]
     codes = np.ascontiguousarray(data).view(f"<u{format.bits // 8}")
-    return _value_of(codes.astype(np.int64), format) if format.bits == 32 else _table(dtype)[codes]
+    return _value_of(codes.astype(np.int64), format) if format.bits == 32 else value_table(dtype)[codes]
 
 
 @functools.cache
-def _table(dtype: str) -> FLOAT64:
+def value_table(dtype: str) -> FLOAT64:
     """The value of every code of an 8-bit or 16-bit format."""
     return _value_of(np.arange(2 ** FORMATS[dtype].bits), FORMATS[dtype])
 

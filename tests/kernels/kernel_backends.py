@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from weightprint_kernels.backend import Backend
+from weightprint_kernels.numba_backend import NumbaBackend
 from weightprint_kernels.reference import ReferenceBackend
 from weightprint_kernels.torch_backend import TorchBackend
 
@@ -24,7 +25,11 @@ def backends() -> dict[str, Callable[[], Backend]]:
     """Name of a test id -> how to build the backend."""
     if INTERPRETING:
         return {"triton-interpreter": lambda: _triton("cpu")}
-    found: dict[str, Callable[[], Backend]] = {"reference": ReferenceBackend, "torch-cpu": TorchBackend}
+    found: dict[str, Callable[[], Backend]] = {
+        "reference": ReferenceBackend,
+        "numba": NumbaBackend,
+        "torch-cpu": TorchBackend,
+    }
     if torch.cuda.is_available():
         found["torch-cuda"] = lambda: TorchBackend("cuda:0")
         if TRITON:

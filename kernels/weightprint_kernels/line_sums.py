@@ -1,0 +1,258 @@
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc,type-arg"
+# Types of what is built here are LLVM's, not Python's.
+"""Power sums of raw bytes, one cache line of 64 bytes a step: the loop that every byte goes through on the CPU.
+
+Written in LLVM's vector instructions, because two things decide its speed and a loop in Python source gives neither.
+Codes are compared as packed integers of their own width (largest and smallest magnitude cost three instructions for a
+whole line), and each step asks for the line 4 KiB ahead: hardware prefetchers stop at the border of a page, and
+arithmetic this dense leaves the processor no room to run ahead by itself. Vectors are 16 lanes wide; LLVM cuts them
+to what the processor has.
+
+Values are taken about zero and scaled by a power of two per format (:data:`SCALE`): 8-bit formats are read as binary16
+after a shift of their bits. Codes that are not finite give sums that mean nothing; the largest code tells.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from weightprint_kernels.layout import INT64, ITEMSIZE
+
+LINE_BYTES = 64
+LANES = 16
+PREFETCH_BYTES = 4096
+
+F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+FLOATS = ir.VectorType(F32, LANES)
+CONTRACT = ("contract",)
+
+
+def supported() -> bool:
+    """Whether this processor widens binary16 in hardware; without that the loop would call a library per element."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return True
+    return bool(llvmlite.binding.get_host_cpu_features().get("f16c", False))
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How one format is unpacked: ``tag`` stands for it in Numba's types.
+
+    ``unpack`` turns a line into vectors of LANES floats; ``order`` says which element of the line each of them holds.
+    """
+
+    tag: type
+    unpack: Callable[[Any, Any], list[Any]]
+    order: tuple[tuple[int, int], ...]  # (first element, step) of each vector
+    scale: float = 1.0
+
+
+def _splat(bits: int, value: int, count: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(bits), count), [value] * count)
+
+
+def _from_f32(builder, line) -> list[Any]:
+    return [builder.bitcast(line, FLOATS)]
+
+
+def _from_bf16(builder, line) -> list[Any]:
+    """A word holds two: the lower one shifted up, the upper one with the lower masked off."""
+    words = builder.bitcast(line, ir.VectorType(I32, LANES))
+    lower = builder.shl(words, _splat(32, 16, LANES))
+    upper = builder.and_(words, _splat(32, 0xFFFF0000, LANES))
+    return [builder.bitcast(part, FLOATS) for part in (lower, upper)]
+
+
+def _from_f16(builder, line) -> list[Any]:
+    return _widened(builder, line)
+
+
+def _from_f8_e5m2(builder, line) -> list[Any]:
+    """E5M2 is the upper byte of a binary16."""
+    pairs = builder.bitcast(line, ir.VectorType(ir.IntType(16), 2 * LANES))
+    even = builder.shl(pairs, _splat(16, 8, 2 * LANES))
+    odd = builder.and_(pairs, _splat(16, 0xFF00, 2 * LANES))
+    return [*_widened(builder, even), *_widened(builder, odd)]
+
+
+def _from_f8_e4m3(builder, line) -> list[Any]:
+    """Sign and magnitude at their places in a binary16, whose exponent is then 8 too small."""
+    pairs = builder.bitcast(line, ir.VectorType(ir.IntType(16), 2 * LANES))
+    parts = []
+    for upper in (builder.shl(pairs, _splat(16, 8, 2 * LANES)), pairs):
+        magnitude = builder.and_(builder.lshr(upper, _splat(16, 1, 2 * LANES)), _splat(16, 0x3F80, 2 * LANES))
+        sign = builder.and_(upper, _splat(16, 0x8000, 2 * LANES))
+        parts += _widened(builder, builder.or_(sign, magnitude))
+    return parts
+
+
+def _widened(builder, codes) -> list[Any]:
+    """32 binary16 codes as two vectors of floats."""
+    halves = builder.bitcast(codes, ir.VectorType(ir.HalfType(), 2 * LANES))
+    parts = []
+    for first in (0, LANES):
+        chosen = ir.Constant(ir.VectorType(I32, LANES), list(range(first, first + LANES)))
+        parts.append(builder.fpext(builder.shuffle_vector(halves, halves, chosen), FLOATS))
+    return parts
+
+
+FORMATS = {
+    "bf16": _Format(np.uint16, _from_bf16, ((0, 2), (1, 2))),
+    "f16": _Format(np.int16, _from_f16, ((0, 1), (16, 1))),
+    "f32": _Format(np.uint32, _from_f32, ((0, 1),)),
+    "f8_e4m3": _Format(np.uint8, _from_f8_e4m3, ((0, 2), (32, 2), (1, 2), (33, 2)), scale=2.0**8),
+    "f8_e5m2": _Format(np.int8, _from_f8_e5m2, ((0, 2), (32, 2), (1, 2), (33, 2))),
+}
+SCALE = {dtype: format.scale for dtype, format in FORMATS.items()}
+"""What the values of a format were divided by: S1 is to be multiplied by it, S2 by its square, and so on."""
+
+_BY_TAG = {np.dtype(format.tag).name: dtype for dtype, format in FORMATS.items()}
+
+
+def tag(dtype: str) -> Any:
+    """The scalar whose type tells :func:`line_sums` the format."""
+    return FORMATS[dtype].tag(0)
+
+
+def line_order(dtype: str) -> INT64:
+    """Which element of its line each energy stands for, int64 [elements of a line]."""
+    order = [first + step * lane for first, step in FORMATS[dtype].order for lane in range(LANES)]
+    return np.array(order, np.int64)
+
+
+@intrinsic
+def line_sums(_context, data, start, lines, energies, first, tag):
+    """S1, S2, S3, S4 (float32), largest and smallest magnitude code (int64) of whole lines.
+
+    ``lines`` >= 1 lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment. Where ``energies``, float32,
+    is not None, each element's square is added to ``energies[first + i]``, in the order of :func:`line_order`.
+    ``tag`` is one of :func:`tag`.
+    """
+    dtype = _BY_TAG[str(tag)]
+    result = types.Tuple((types.float32,) * 4 + (types.int64,) * 2)
+    signature = result(data, types.intp, types.intp, energies, types.intp, tag)
+
+    def generate(context, builder, signature, arguments):
+        start, lines, first = arguments[1], arguments[2], arguments[4]
+        source = builder.gep(_bytes_of(context, builder, signature.args[0], arguments[0]), [start])
+        target = None
+        if not isinstance(energies, types.NoneType):
+            whole = _bytes_of(context, builder, signature.args[3], arguments[3])
+            target = builder.gep(whole, [builder.mul(first, ir.Constant(I64, 4))])
+        sums, largest, smallest = _loop(builder, source, builder.mul(lines, ir.Constant(I64, LINE_BYTES)), target, dtype)
+        figures = [_across(builder, lanes, builder.fadd) for lanes in sums]
+        figures += [
+            builder.zext(_across(builder, largest, _larger(builder)), I64),
+            builder.zext(_across(builder, smallest, _smaller(builder)), I64),
+        ]
+        return context.make_tuple(builder, signature.return_type, figures)
+
+    return signature, generate
+
+
+def _bytes_of(context, builder, array_type, array):
+    """The address of an array's first element."""
+    return builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
+
+
+def _loop(builder, source, length, target, dtype):
+    """The loop over lines: ([S1, S2, S3, S4] as vectors, largest codes, smallest codes)."""
+    format, bits = FORMATS[dtype], 8 * ITEMSIZE[dtype]
+    lanes = 8 * LINE_BYTES // bits
+    codes_type = ir.VectorType(ir.IntType(bits), lanes)
+    # Two accumulators of each sum, so that additions need not wait for each other.
+    chains = min(2, len(format.order))
+    entry, body, done = builder.block, builder.append_basic_block("line"), builder.append_basic_block("summed")
+    builder.branch(body)
+    builder.position_at_end(body)
+    position = builder.phi(I64)
+    carried = [builder.phi(FLOATS) for _ in range(4 * chains)]
+    largest, smallest = builder.phi(codes_type), builder.phi(codes_type)
+    position.add_incoming(ir.Constant(I64, 0), entry)
+    for sum in carried:
+        sum.add_incoming(ir.Constant(FLOATS, [0.0] * LANES), entry)
+    largest.add_incoming(_splat(bits, 0, lanes), entry)
+    smallest.add_incoming(_splat(bits, -1, lanes), entry)
+
+    address = builder.gep(source, [position])
+    _prefetch(builder, builder.gep(address, [ir.Constant(I64, PREFETCH_BYTES)]))
+    line = builder.load(builder.bitcast(address, codes_type.as_pointer()), align=1)
+    magnitudes = builder.and_(line, _splat(bits, (1 << (bits - 1)) - 1, lanes))
+    sums = list(carried)
+    for number, value in enumerate(format.unpack(builder, line)):
+        square = builder.fmul(value, value)
+        chain = sums[number % chains :: chains]
+        chain = [
+            builder.fadd(chain[0], value),
+            builder.fadd(chain[1], square),
+            _multiply_add(builder, square, value, chain[2]),
+            _multiply_add(builder, square, square, chain[3]),
+        ]
+        sums[number % chains :: chains] = chain
+        if target is not None:
+            # As many floats as the line has elements: 4 bytes each.
+            offset = builder.mul(position, ir.Constant(I64, 4 // ITEMSIZE[dtype]))
+            offset = builder.add(offset, ir.Constant(I64, number * LANES * 4))
+            place = builder.bitcast(builder.gep(target, [offset]), FLOATS.as_pointer())
+            builder.store(builder.fadd(builder.load(place, align=4), square), place, align=4)
+    following = builder.add(position, ir.Constant(I64, LINE_BYTES))
+    position.add_incoming(following, body)
+    for before, after in zip(carried, sums, strict=True):
+        before.add_incoming(after, body)
+    largest_now, smallest_now = _larger(builder)(largest, magnitudes), _smaller(builder)(smallest, magnitudes)
+    largest.add_incoming(largest_now, body)
+    smallest.add_incoming(smallest_now, body)
+    builder.cbranch(builder.icmp_signed("<", following, length), body, done)
+    builder.position_at_end(done)
+    pairs = [sums[chains * power : chains * (power + 1)] for power in range(4)]
+    return [functools.reduce(builder.fadd, pair) for pair in pairs], largest_now, smallest_now
+
+
+def _prefetch(builder, address):
+    """Ask for a line to be read into every cache; an address that is not mapped is ignored."""
+    signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    read, keep, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+    builder.call(function, [address, read, keep, data])
+
+
+def _multiply_add(builder, a, b, c):
+    """a b + c, rounded once where the processor can."""
+    return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
+
+
+def _larger(builder):
+    return lambda a, b: builder.select(builder.icmp_unsigned(">", a, b), a, b)
+
+
+def _smaller(builder):
+    return lambda a, b: builder.select(builder.icmp_unsigned("<", a, b), a, b)
+
+
+def _across(builder, vector, combine):
+    """All lanes of a vector combined, halves with halves."""
+    count = vector.type.count
+    while count > 1:
+        count //= 2
+        halves = [
+            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, count), list(range(start, start + count))))
+            for start in (0, count)
+        ]
+        vector = combine(*halves)
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
+@intrinsic
+def float_of(_context, bits):
+    """The binary32 number of these 32 bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0], F32)

@@ -1,0 +1,320 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+# Types of a kernel are those that Numba infers at its call, not Python's.
+"""The kernels of the CPU: chunks, rectangles and column energies out of the sums of :mod:`line_sums`.
+
+Sums are taken about zero, in float32 over one chunk and in float64 from there on. That is exact enough wherever a
+chunk's mean is not larger than its standard deviation, which is what weights look like; and it needs one visit to the
+bytes. Chunks of which it does not hold (a large mean, a value that is not finite, a spread or a sum beyond float32)
+are summed again, element by element in float64 about their own mean, while they are in the cache.
+
+Every function releases the interpreter's lock. Compiled code is kept on disk where a directory for it can be written.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from weightprint_kernels.layout import CHUNK_ELEMENTS, TILE_COLUMNS
+from weightprint_kernels.line_sums import LINE_BYTES, float_of, line_sums
+
+SMALLEST_VARIANCE = 1e-17
+"""Mean square below which fourth powers leave float32's normal range."""
+SMALLEST_ENERGY = 1e-30
+"""Sum of squares below which squares that underflowed could be missing."""
+FLUSH_ROWS = 64
+"""Squares added up in float32 before a column's energy goes on in float64."""
+
+Form = namedtuple("Form", "tag itemsize magnitude special scale table order")  # noqa: PYI024  Numba knows this kind
+"""A format for the kernels: see numba_backend."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call, or load what an earlier process compiled."""
+    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+    try:
+        kernel: Callable[..., Any] = njit(cache=True, **options)(function)
+    except RuntimeError:  # no directory for compiled code can be written
+        kernel = njit(**options)(function)
+    return kernel
+
+
+@compiled
+def moments_of_chunks(data, offsets, counts, form, rows):
+    """Partial rows of chunks, written into ``rows`` float32 [n, 8]."""
+    pad = np.zeros(LINE_BYTES, np.uint8)
+    for number in range(len(offsets)):
+        start, count = offsets[number], counts[number]
+        s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, None, 0, form, pad)
+        if holds(s1, s2, s4, largest, count, form):
+            rows[number, 0] = 0.0
+            rows[number, 1], rows[number, 2], rows[number, 3], rows[number, 4] = s1, s2, s3, s4
+            rows[number, 5] = value_of(largest, form)
+            rows[number, 6] = count
+        else:
+            shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, form)
+            rows[number, 0] = shift
+            rows[number, 1], rows[number, 2], rows[number, 3], rows[number, 4] = s1, s2, s3, s4
+            rows[number, 5] = value_of(largest, form)
+            rows[number, 6] = finite
+        rows[number, 7] = zeros
+
+
+@compiled
+def reduce_rectangles(data, table, form, moments, energies):
+    """Merged moments of rectangles, and the energies of the rows or columns of those that ask for them.
+
+    ``table`` is int64 [n, 5]: offset and stride in bytes, rows, columns, axis of the energies (0 none, 1 rows,
+    2 columns). ``moments``, float64 [n, 7], gets count of finite elements, mean, M2, M3, M4, abs max and zeros;
+    ``energies``, float64, those of one rectangle after the other.
+    """
+    pad = np.zeros(LINE_BYTES, np.uint8)
+    done = 0
+    for number in range(len(table)):
+        offset, stride, rows, columns, axis = table[number]
+        if axis == 0 and stride == columns * form.itemsize:
+            rows, columns = 1, rows * columns  # noqa: PLW2901  one run of bytes
+        width = columns if axis == 2 else 0
+        squares = np.zeros(-(-width // len(form.order)) * len(form.order), np.float32)
+        total = np.zeros(len(squares))
+        # About zero: S1 to S4 of all chunks that hold. About their means: chunks that do not, merged as they come.
+        sums = np.zeros(4)
+        other = np.zeros(5)
+        held = largest_of_all = zeros_of_all = largest_since_flush = 0
+        for row in range(rows):
+            energy = 0.0
+            for left in range(0, columns, CHUNK_ELEMENTS):
+                count = min(CHUNK_ELEMENTS, columns - left)
+                start = offset + row * stride + left * form.itemsize
+                if axis == 2:
+                    s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, squares, left, form, pad)
+                else:
+                    s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, None, 0, form, pad)
+                zeros_of_all += zeros
+                largest_since_flush = max(largest_since_flush, largest)
+                if holds(s1, s2, s4, largest, count, form):
+                    held += count
+                    sums[0] += s1
+                    sums[1] += s2
+                    sums[2] += s3
+                    sums[3] += s4
+                    energy += s2
+                else:
+                    shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, form)
+                    add_central(other, finite, shift, s1, s2, s3, s4)
+                    energy += s2 + 2 * shift * s1 + finite * shift * shift if finite == count else np.nan
+                largest_of_all = max(largest_of_all, largest)
+            if axis == 1:
+                energies[done + row] = energy
+            elif axis == 2 and ((row + 1) % FLUSH_ROWS == 0 or row == rows - 1):
+                first = row // FLUSH_ROWS * FLUSH_ROWS
+                finite_since = largest_since_flush < form.special
+                top = offset + first * stride
+                flush(squares, total, finite_since, form, data, top, stride, row + 1 - first, columns)
+                largest_since_flush = 0
+        add_central(other, held, 0.0, sums[0], sums[1], sums[2], sums[3])
+        moments[number, :5] = other
+        moments[number, 5] = value_of(largest_of_all, form)
+        moments[number, 6] = zeros_of_all
+        if axis == 1:
+            done += rows
+        elif axis == 2:
+            into_order(total, form, energies[done : done + columns])
+            done += columns
+
+
+@compiled
+def energies_of_tiles(data, offsets, strides, heights, widths, form, sums):
+    """Energy of each column of tiles, written into ``sums`` float32 [n, TILE_COLUMNS]."""
+    pad = np.zeros(LINE_BYTES, np.uint8)
+    squares, total = np.zeros(TILE_COLUMNS, np.float32), np.zeros(TILE_COLUMNS)
+    for number in range(len(offsets)):
+        width = widths[number]
+        total[:] = 0
+        largest = 0
+        for row in range(heights[number]):
+            start = offsets[number] + row * strides[number]
+            largest_now = sums_about_zero(data, start, width, squares, 0, form, pad)[4]
+            largest = max(largest, largest_now)
+            if (row + 1) % FLUSH_ROWS == 0 or row == heights[number] - 1:
+                first = row // FLUSH_ROWS * FLUSH_ROWS
+                top = offsets[number] + first * strides[number]
+                finite = largest < form.special
+                flush(squares, total, finite, form, data, top, strides[number], row + 1 - first, width)
+                largest = 0
+        sums[number, width:] = 0
+        into_order(total, form, sums[number, :width])
+
+
+@compiled
+def sums_about_zero(data, start, count, squares, first, form, pad):
+    """S1 to S4 about zero in float64, largest magnitude code and number of zeros of ``count`` elements.
+
+    ``squares`` (or None) gets their squares from ``first`` on, in the order of lines. The sums mean something only
+    where :func:`holds` says so.
+    """
+    length = count * form.itemsize
+    lines = length // LINE_BYTES
+    s1, s2, s3, s4 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    largest, smallest = 0, 1
+    if lines > 0:
+        s1, s2, s3, s4, largest, smallest = line_sums(data, start, lines, squares, first, form.tag)
+    zeros = 0
+    if smallest == 0:
+        zeros = count_zeros(data, start, lines * LINE_BYTES, form.itemsize)
+    rest = length - lines * LINE_BYTES
+    if rest > 0:
+        for byte in range(LINE_BYTES):
+            pad[byte] = data[start + lines * LINE_BYTES + byte] if byte < rest else 0
+        place = first + lines * len(form.order)
+        t1, t2, t3, t4, large, _small = line_sums(pad, 0, 1, squares, place, form.tag)
+        s1, s2, s3, s4 = s1 + t1, s2 + t2, s3 + t3, s4 + t4
+        largest = max(largest, large)
+        zeros += count_zeros(pad, 0, rest, form.itemsize)
+    scale = form.scale
+    return s1 * scale, s2 * scale**2, s3 * scale**3, s4 * scale**4, largest, zeros
+
+
+@compiled
+def holds(s1, s2, s4, largest, count, form):
+    """Whether sums about zero are those of finite values, within float32's range, of a mean below the deviation."""
+    if largest >= form.special or not np.isfinite(s4):
+        return False
+    return largest == 0 or (s2 > SMALLEST_VARIANCE * count and 2 * s1 * s1 <= s2 * count)
+
+
+@compiled
+def sums_about_mean(data, start, count, form):
+    """Shift, S1 to S4, largest finite magnitude code and number of the finite elements, element by element."""
+    values = np.empty(count)
+    finite = largest = 0
+    low, high, total = np.inf, -np.inf, 0.0
+    for number in range(count):
+        code = code_at(data, start + number * form.itemsize, form.itemsize)
+        magnitude = code & form.magnitude
+        if magnitude < form.special:
+            value = value_of(magnitude, form)
+            values[finite] = value if magnitude == code else -value
+            low, high, total = min(low, values[finite]), max(high, values[finite]), total + values[finite]
+            largest = max(largest, magnitude)
+            finite += 1
+    if finite == 0:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
+    # As float32 holds it, and exact where all are equal.
+    shift = float(np.float32(min(max(total / finite, low), high)))
+    s1 = s2 = s3 = s4 = 0.0
+    for value in values[:finite]:
+        d = value - shift
+        s1 += d
+        s2 += d * d
+        s3 += d * d * d
+        s4 += d * d * d * d
+    return shift, s1, s2, s3, s4, largest, finite
+
+
+@compiled
+def add_central(total, count, shift, s1, s2, s3, s4):
+    """Merge sums about ``shift`` into ``total``: count, mean, M2, M3, M4 (Pébay 2008; see merge)."""
+    if count == 0:
+        return
+    d = s1 / count
+    mean = shift + d
+    m2 = max(s2 - count * d * d, 0.0)
+    m3 = s3 - 3 * d * s2 + 2 * count * d**3
+    m4 = s4 - 4 * d * s3 + 6 * d * d * s2 - 3 * count * d**4
+    before, whole = total[0], total[0] + count
+    e = mean - total[1]
+    share, rest = count / whole, before / whole
+    product = before * share * e * e
+    total[4] += m4 + product * e * e * (rest * rest - rest * share + share * share)
+    total[4] += 6 * e * e * (rest * rest * m2 + share * share * total[2]) + 4 * e * (rest * m3 - share * total[3])
+    total[3] += m3 + product * e * (rest - share) + 3 * e * (rest * m2 - share * total[2])
+    total[2] += m2 + product
+    total[1] += e * share
+    total[0] = whole
+
+
+@compiled
+def flush(squares, total, finite, form, data, top, stride, rows, columns):
+    """Move the squares of ``rows`` rows from ``top`` on into ``total``; columns are done again where float32 cannot hold
+    them, all of them where some element is not finite."""
+    per_line = len(form.order)
+    scale = form.scale * form.scale
+    whole = columns // per_line * per_line
+    # The bits of floats that are not negative have their order, and those of NaN come last.
+    low, high = np.uint32(0xFFFFFFFF), np.uint32(0)
+    for bits in squares[:whole].view(np.uint32):
+        low, high = np.uint32(min(low, bits)), np.uint32(max(high, bits))
+    if finite and np.isfinite(float_of(high)) and float_of(low) * scale > SMALLEST_ENERGY:
+        for place in range(whole):
+            total[place] += squares[place] * scale
+        begin = whole
+    else:
+        begin = 0
+    end = -(-columns // per_line) * per_line
+    for place in range(begin, end):
+        column = place // per_line * per_line + form.order[place % per_line]
+        if column < columns:
+            energy = squares[place] * scale
+            if not (finite and energy > SMALLEST_ENERGY and np.isfinite(energy)):
+                energy = energy_of_column(data, top + column * form.itemsize, stride, rows, form)
+            total[place] += energy
+    squares[:end] = 0
+
+
+@compiled
+def energy_of_column(data, start, stride, rows, form):
+    """Σ w² down a column in float64, nan where one is not finite."""
+    energy = 0.0
+    for row in range(rows):
+        magnitude = code_at(data, start + row * stride, form.itemsize) & form.magnitude
+        value = value_of(magnitude, form) if magnitude < form.special else np.nan
+        energy += value * value
+    return energy
+
+
+@compiled
+def into_order(total, form, energies):
+    """Copy energies in the order of lines into the order of columns."""
+    per_line = len(form.order)
+    for place in range(len(total)):
+        column = place // per_line * per_line + form.order[place % per_line]
+        if column < len(energies):
+            energies[column] = total[place]
+
+
+@compiled
+def count_zeros(data, start, length, itemsize):
+    """How many elements of ``length`` bytes are zero, of either sign."""
+    zeros = 0
+    if itemsize == 1:
+        for code in data[start : start + length]:
+            zeros += (code & np.uint8(0x7F)) == 0
+    elif itemsize == 2:
+        for half in data[start : start + length].view(np.uint16):
+            zeros += (half & np.uint16(0x7FFF)) == 0
+    else:
+        for word in data[start : start + length].view(np.uint32):
+            zeros += (word & np.uint32(0x7FFFFFFF)) == 0
+    return zeros
+
+
+@compiled
+def code_at(data, position, itemsize):
+    """The little-endian code of one element."""
+    code = np.int64(0)
+    for byte in range(itemsize):
+        code |= np.int64(data[position + byte]) << (8 * byte)
+    return code
+
+
+@compiled
+def value_of(magnitude, form):
+    """The value of a magnitude code, in float64."""
+    if form.itemsize == 4:
+        return float(float_of(np.uint32(magnitude)))
+    return form.table[magnitude]
