@@ -2,15 +2,16 @@
 
 Requirements of the design: a backend places bytes where it computes, reduces them in a fixed order (same input, same
 backend: same bits) and returns float32 on the host. It never raises for a value in the bytes. ``reference`` is
-float64 numpy and is the oracle of the others; ``torch`` runs on CPU and CUDA; ``triton`` runs on CUDA, and in
-Triton's interpreter for tests. Nothing heavy is imported until a backend is built.
+float64 numpy and is the oracle of the others; ``numba`` runs on the CPU; ``torch`` runs on CPU and CUDA, where the
+other two are missing; ``triton`` runs on CUDA, and in Triton's interpreter for tests. Nothing heavy is imported until a
+backend is built.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from weightprint_kernels.layout import FLOAT32, UINT8, Chunks, Tiles
+from weightprint_kernels.layout import FLOAT32, UINT8, Chunks, Rectangles, Reduced, Tiles
 
 
 class Backend(Protocol):
@@ -29,4 +30,13 @@ class Backend(Protocol):
 
     def column_energies(self, buffer: Any, tiles: Tiles, dtype: str) -> FLOAT32:
         """Σ w² per column of each tile, float32 [len(tiles), TILE_COLUMNS], zero beyond the tile's columns."""
+        ...
+
+
+@runtime_checkable
+class OnePassBackend(Backend, Protocol):
+    """A backend that reduces whole rectangles in one visit to the bytes, in float64 where float32 does not hold."""
+
+    def reduce(self, buffer: Any, rectangles: Rectangles, dtype: str) -> Reduced:
+        """Merged moments and energies of ``rectangles``."""
         ...

@@ -11,8 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from weightprint_kernels.backend import Backend
-from weightprint_kernels.layout import ABS_MAX, FLOAT64, N_FINITE, S1, S2, S4, SHIFT, UINT8, Chunks, Tiles
+from weightprint_kernels.backend import Backend, OnePassBackend
+from weightprint_kernels.layout import (
+    ABS_MAX,
+    COLUMN_ENERGY,
+    FLOAT64,
+    INT64,
+    ITEMSIZE,
+    N_FINITE,
+    ROW_ENERGY,
+    S1,
+    S2,
+    S4,
+    SHIFT,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    UINT8,
+    Chunks,
+    Rectangles,
+    Reduced,
+    Tiles,
+    chunk_rectangles,
+    chunks_per_row,
+    spread,
+    tile_rectangles,
+    tiles_across,
+)
+from weightprint_kernels.merge import merge_groups, row_energies
 from weightprint_kernels.reference import column_energies_float64, moments_float64
 
 # Above this, the variance's square is a normal float32 number.
@@ -22,6 +47,58 @@ SMALLEST_VARIANCE = 1e-17
 SMALLEST_CONSTANT = 1e-10
 # Below this, squares that underflowed could be missing from a column's sum.
 SMALLEST_ENERGY = 1e-30
+
+
+def reduce(backend: Backend, data: UINT8, buffer: Any, rectangles: Rectangles, dtype: str) -> Reduced:
+    """Moments and energies of rectangles: by the backend itself, or out of its partial rows and tiles.
+
+    ``data`` are the host's bytes, ``buffer`` what ``backend.place`` made of them.
+    """
+    if isinstance(backend, OnePassBackend):
+        return backend.reduce(buffer, rectangles, dtype)
+    chunks = chunk_rectangles(rectangles, ITEMSIZE[dtype])
+    rows = moments_rows(backend, data, buffer, chunks, dtype)
+    by_column = chosen(rectangles, rectangles.axis == COLUMN_ENERGY)
+    tiles = tile_rectangles(by_column, ITEMSIZE[dtype])
+    sums = column_energy_tiles(backend, data, buffer, tiles, dtype) if len(tiles) else np.zeros((0, TILE_COLUMNS))
+    return reduced(rectangles, rows, chunks.count, sums)
+
+
+def reduced(rectangles: Rectangles, rows: FLOAT64, counts: INT64, sums: FLOAT64) -> Reduced:
+    """Merge what the kernels made of ``rectangles``: the rows of all their chunks, and of those with column energies
+    the sums of their tiles."""
+    per_row = chunks_per_row(rectangles.columns)
+    starts = _starts(rectangles.rows * per_row)
+    by_row, by_column = rectangles.axis == ROW_ENERGY, rectangles.axis == COLUMN_ENERGY
+    units = np.where(by_row, rectangles.rows, np.where(by_column, rectangles.columns, 0))
+    begins = _starts(units)
+    energies = np.zeros(int(units.sum()))
+    owner, within = spread(np.where(by_row, rectangles.rows, 0))
+    if len(owner):
+        place = begins[owner] + within
+        every = np.repeat(by_row, rectangles.rows * per_row)
+        first = _starts(per_row[owner])
+        energies[place] = row_energies(rows[every], counts[every], first)
+    done = 0
+    for number in np.flatnonzero(by_column).tolist():
+        across = int(tiles_across(rectangles.columns[number]))
+        bands = -(-int(rectangles.rows[number]) // TILE_ROWS)
+        own = sums[done : done + bands * across].reshape(bands, across * TILE_COLUMNS).sum(axis=0)
+        done += bands * across
+        start, columns = int(begins[number]), int(rectangles.columns[number])
+        energies[start : start + columns] = own[:columns]
+    return Reduced(merge_groups(rows, starts), energies)
+
+
+def chosen(rectangles: Rectangles, which: INT64 | np.ndarray[Any, np.dtype[np.bool_]]) -> Rectangles:
+    """Some of the rectangles, by number or by mask."""
+    whole = (rectangles.offset, rectangles.stride, rectangles.rows, rectangles.columns, rectangles.axis)
+    return Rectangles(*(column[which] for column in whole))
+
+
+def _starts(counts: INT64) -> INT64:
+    """Where each of consecutive groups of these sizes begins."""
+    return np.cumsum(counts) - counts
 
 
 def moments_rows(backend: Backend, data: UINT8, buffer: Any, chunks: Chunks, dtype: str) -> FLOAT64:

@@ -100,53 +100,50 @@ class Reduced:
     energies: FLOAT64
 
 
-def chunk_matrix(offset: int, rows: int, columns: int, stride: int, itemsize: int) -> Chunks:
-    """Chunks of ``rows`` x ``columns`` elements whose rows lie ``stride`` bytes apart, row by row.
+def chunk_rectangles(rectangles: Rectangles, itemsize: int) -> Chunks:
+    """Chunks of rectangles, one after the other, row by row.
 
     Every row gives ``chunks_per_row(columns)`` chunks, in order, all full but the last.
     """
-    per_row = chunks_per_row(columns)
-    starts = np.arange(per_row, dtype=np.int64) * CHUNK_ELEMENTS
-    counts = np.minimum(columns - starts, CHUNK_ELEMENTS)
-    row_offsets = offset + np.arange(rows, dtype=np.int64) * stride
-    offsets = (row_offsets[:, None] + starts[None, :] * itemsize).reshape(-1)
-    return Chunks(offsets, np.tile(counts, rows))
+    per_row = chunks_per_row(rectangles.columns)
+    owner, within = spread(rectangles.rows * per_row)
+    row, start = within // per_row[owner], within % per_row[owner] * CHUNK_ELEMENTS
+    return Chunks(
+        rectangles.offset[owner] + row * rectangles.stride[owner] + start * itemsize,
+        np.minimum(rectangles.columns[owner] - start, CHUNK_ELEMENTS),
+    )
 
 
-def chunks_per_row(columns: int) -> int:
-    """How many chunks one matrix row of ``columns`` elements is cut into."""
+def chunks_per_row(columns: INT64) -> INT64:
+    """How many chunks a row of so many elements is cut into."""
     return -(-columns // CHUNK_ELEMENTS)
 
 
-def tile_matrix(offset: int, rows: int, columns: int, stride: int, itemsize: int) -> Tiles:
-    """Tiles of a matrix, band by band of TILE_ROWS rows, left to right inside a band."""
-    row_starts = np.arange(0, rows, TILE_ROWS, dtype=np.int64)
-    column_starts = np.arange(0, columns, TILE_COLUMNS, dtype=np.int64)
-    top, left = (grid.reshape(-1) for grid in np.meshgrid(row_starts, column_starts, indexing="ij"))
+def tile_rectangles(rectangles: Rectangles, itemsize: int) -> Tiles:
+    """Tiles of rectangles, one after the other, band by band of TILE_ROWS rows, left to right inside a band."""
+    across = tiles_across(rectangles.columns)
+    owner, within = spread(-(-rectangles.rows // TILE_ROWS) * across)
+    top, left = within // across[owner] * TILE_ROWS, within % across[owner] * TILE_COLUMNS
+    stride = rectangles.stride[owner]
     return Tiles(
-        offset=offset + top * stride + left * itemsize,
-        stride=np.full(len(top), stride, dtype=np.int64),
-        rows=np.minimum(rows - top, TILE_ROWS),
-        columns=np.minimum(columns - left, TILE_COLUMNS),
+        offset=rectangles.offset[owner] + top * stride + left * itemsize,
+        stride=stride,
+        rows=np.minimum(rectangles.rows[owner] - top, TILE_ROWS),
+        columns=np.minimum(rectangles.columns[owner] - left, TILE_COLUMNS),
     )
 
 
-def join_chunks(tables: list[Chunks]) -> Chunks:
-    """One work table out of several, in order."""
-    return Chunks(
-        np.concatenate([table.offset for table in tables]) if tables else np.zeros(0, np.int64),
-        np.concatenate([table.count for table in tables]) if tables else np.zeros(0, np.int64),
-    )
+def tiles_across(columns: INT64) -> INT64:
+    """How many tiles lie side by side over so many columns."""
+    return -(-columns // TILE_COLUMNS)
 
 
-def join_tiles(tables: list[Tiles]) -> Tiles:
-    """One work table out of several, in order."""
-    if not tables:
-        empty = np.zeros(0, np.int64)
-        return Tiles(empty, empty, empty, empty)
-    return Tiles(
-        np.concatenate([table.offset for table in tables]),
-        np.concatenate([table.stride for table in tables]),
-        np.concatenate([table.rows for table in tables]),
-        np.concatenate([table.columns for table in tables]),
-    )
+def rectangle(offset: int, rows: int, columns: int, stride: int, axis: int = NO_ENERGY) -> Rectangles:
+    """A table of one rectangle."""
+    return Rectangles(*(np.array([value], np.int64) for value in (offset, stride, rows, columns, axis)))
+
+
+def spread(counts: INT64) -> tuple[INT64, INT64]:
+    """For counts [2, 1]: the owner of each of the three, [0, 0, 1], and its number there, [0, 1, 0]."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -23,7 +23,8 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from weightprint_kernels.layout import INT64, ITEMSIZE
@@ -149,7 +150,9 @@ def line_sums(_context, data, start, lines, energies, first, tag):
         if not isinstance(energies, types.NoneType):
             whole = _bytes_of(context, builder, signature.args[3], arguments[3])
             target = builder.gep(whole, [builder.mul(first, ir.Constant(I64, 4))])
-        sums, largest, smallest = _loop(builder, source, builder.mul(lines, ir.Constant(I64, LINE_BYTES)), target, dtype)
+        sums, largest, smallest = _loop(
+            builder, source, builder.mul(lines, ir.Constant(I64, LINE_BYTES)), target, dtype
+        )
         figures = [_across(builder, lanes, builder.fadd) for lanes in sums]
         figures += [
             builder.zext(_across(builder, largest, _larger(builder)), I64),
@@ -245,7 +248,9 @@ def _across(builder, vector, combine):
     while count > 1:
         count //= 2
         halves = [
-            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(I32, count), list(range(start, start + count))))
+            builder.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+            )
             for start in (0, count)
         ]
         vector = combine(*halves)
@@ -255,4 +260,6 @@ def _across(builder, vector, combine):
 @intrinsic
 def float_of(_context, bits):
     """The binary32 number of these 32 bits."""
-    return types.float32(types.uint32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0], F32)
+    return types.float32(types.uint32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], F32
+    )

@@ -32,45 +32,24 @@ def merge_rows(rows: FLOAT64) -> MergedMoments:
     """Merge the partial rows, float64 [n, 8], of one set of chunks."""
     if not len(rows):
         return MergedMoments(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    return merge_groups(rows, np.zeros(1, np.int64))[0]
+    return as_merged(merge_groups(rows, np.zeros(1, np.int64)))[0]
 
 
-def merge_groups(rows: FLOAT64, starts: INT64) -> list[MergedMoments]:
-    """Merge consecutive groups of partial rows; group i runs from ``starts[i]`` to the next, none is empty."""
+def merge_groups(rows: FLOAT64, starts: INT64) -> FLOAT64:
+    """Merge consecutive groups of partial rows, float64 [groups, 7] as MOMENT_FIELDS; group i runs from ``starts[i]``
+    to the next, none is empty."""
     n, shift, s2, s3 = rows[:, N_FINITE], rows[:, SHIFT], rows[:, S2], rows[:, S3]
     d = rows[:, S1] / np.maximum(n, 1)
     m2 = s2 - n * d**2
     m3 = s3 - 3 * d * s2 + 2 * n * d**3
     m4 = rows[:, S4] - 4 * d * s3 + 6 * d**2 * s2 - 3 * n * d**4
-    merged = _over(starts, n, shift + d, m2, m3, m4)
-    abs_max = np.maximum.reduceat(rows[:, ABS_MAX], starts).tolist()
-    zeros = np.add.reduceat(rows[:, N_ZERO], starts).tolist()
-    return [
-        MergedMoments(int(count), mean, m2, m3, m4, largest, int(zero))
-        for (count, mean, m2, m3, m4), largest, zero in zip(merged.tolist(), abs_max, zeros, strict=True)
-    ]
+    moments = np.stack([n, shift + d, m2, m3, m4, rows[:, ABS_MAX], rows[:, N_ZERO]], axis=1)
+    return merge_moments(moments, starts)
 
 
-def combine(a: MergedMoments, b: MergedMoments) -> MergedMoments:
-    """Merge two disjoint sets."""
-    n, mean, m2, m3, m4 = (
-        np.array([getattr(a, field), getattr(b, field)], dtype=np.float64)
-        for field in ("n_finite", "mean", "m2", "m3", "m4")
-    )
-    count, *central = _over(np.zeros(1, np.int64), n, mean, m2, m3, m4)[0].tolist()
-    return MergedMoments(
-        int(count),
-        mean=central[0],
-        m2=central[1],
-        m3=central[2],
-        m4=central[3],
-        abs_max=max(a.abs_max, b.abs_max),
-        zeros=a.zeros + b.zeros,
-    )
-
-
-def _over(starts: INT64, n: FLOAT64, mean: FLOAT64, m2: FLOAT64, m3: FLOAT64, m4: FLOAT64) -> FLOAT64:
-    """Count, mean, M2, M3, M4 of each group, float64 [groups, 5]."""
+def merge_moments(moments: FLOAT64, starts: INT64) -> FLOAT64:
+    """Merge consecutive groups of moments, float64 [n, 7] as MOMENT_FIELDS, into float64 [groups, 7]."""
+    n, mean, m2, m3, m4, largest, zeros = moments.T
     total = np.add.reduceat(n, starts)
     mu = np.add.reduceat(n * mean, starts) / np.maximum(total, 1)
     e = mean - np.repeat(mu, np.diff(starts, append=len(n)))
@@ -79,17 +58,28 @@ def _over(starts: INT64, n: FLOAT64, mean: FLOAT64, m2: FLOAT64, m3: FLOAT64, m4
         m3 + 3 * e * m2 + n * e**3,
         m4 + 4 * e * m3 + 6 * e**2 * m2 + n * e**4,
     )
-    merged: FLOAT64 = np.stack([total, mu, *(np.add.reduceat(part, starts) for part in central)], axis=1)
+    summed = [np.add.reduceat(part, starts) for part in central]
+    merged: FLOAT64 = np.stack(
+        [total, mu, *summed, np.maximum.reduceat(largest, starts), np.add.reduceat(zeros, starts)], axis=1
+    )
     return merged
 
 
-def row_energies(rows: FLOAT64, per_row: int, counts: INT64) -> FLOAT64:
-    """Σ w² of each matrix row, float64 [rows], from its ``per_row`` chunks: S2 + 2 K S1 + n K².
+def as_merged(moments: FLOAT64) -> list[MergedMoments]:
+    """Rows of float64 [n, 7] as records."""
+    return [
+        MergedMoments(int(n), mean, m2, m3, m4, largest, int(zeros))
+        for n, mean, m2, m3, m4, largest, zeros in moments.tolist()
+    ]
+
+
+def row_energies(rows: FLOAT64, counts: INT64, starts: INT64) -> FLOAT64:
+    """Σ w² of each matrix row, float64 [matrix rows], S2 + 2 K S1 + n K² summed over the chunks from ``starts[i]`` on.
 
     nan where the row holds a non-finite element: there ``counts``, the elements of each chunk, exceed the finite ones.
     """
     shift = rows[:, SHIFT]
     energies = rows[:, S2] + 2 * shift * rows[:, S1] + rows[:, N_FINITE] * shift**2
     energies = np.where(rows[:, N_FINITE] < counts, np.nan, np.maximum(energies, 0.0))
-    summed: FLOAT64 = energies.reshape(-1, per_row).sum(axis=1)
+    summed: FLOAT64 = np.add.reduceat(energies, starts)
     return summed

@@ -29,7 +29,7 @@ SMALLEST_ENERGY = 1e-30
 FLUSH_ROWS = 64
 """Squares added up in float32 before a column's energy goes on in float64."""
 
-Form = namedtuple("Form", "tag itemsize magnitude special scale table order")  # noqa: PYI024  Numba knows this kind
+Form = namedtuple("Form", "tag itemsize magnitude special scale table order")
 """A format for the kernels: see numba_backend."""
 
 
@@ -77,7 +77,7 @@ def reduce_rectangles(data, table, form, moments, energies):
     for number in range(len(table)):
         offset, stride, rows, columns, axis = table[number]
         if axis == 0 and stride == columns * form.itemsize:
-            rows, columns = 1, rows * columns  # noqa: PLW2901  one run of bytes
+            rows, columns = 1, rows * columns
         width = columns if axis == 2 else 0
         squares = np.zeros(-(-width // len(form.order)) * len(form.order), np.float32)
         total = np.zeros(len(squares))
@@ -114,7 +114,7 @@ def reduce_rectangles(data, table, form, moments, energies):
                 first = row // FLUSH_ROWS * FLUSH_ROWS
                 finite_since = largest_since_flush < form.special
                 top = offset + first * stride
-                flush(squares, total, finite_since, form, data, top, stride, row + 1 - first, columns)
+                flush(squares, total, finite_since, form, data, (top, stride, row + 1 - first), columns)
                 largest_since_flush = 0
         add_central(other, held, 0.0, sums[0], sums[1], sums[2], sums[3])
         moments[number, :5] = other
@@ -144,7 +144,7 @@ def energies_of_tiles(data, offsets, strides, heights, widths, form, sums):
                 first = row // FLUSH_ROWS * FLUSH_ROWS
                 top = offsets[number] + first * strides[number]
                 finite = largest < form.special
-                flush(squares, total, finite, form, data, top, strides[number], row + 1 - first, width)
+                flush(squares, total, finite, form, data, (top, strides[number], row + 1 - first), width)
                 largest = 0
         sums[number, width:] = 0
         into_order(total, form, sums[number, :width])
@@ -239,9 +239,12 @@ def add_central(total, count, shift, s1, s2, s3, s4):
 
 
 @compiled
-def flush(squares, total, finite, form, data, top, stride, rows, columns):
-    """Move the squares of ``rows`` rows from ``top`` on into ``total``; columns are done again where float32 cannot hold
-    them, all of them where some element is not finite."""
+def flush(squares, total, finite, form, data, band, columns):
+    """Move the squares of a band of rows (first byte, stride, number) into ``total``.
+
+    Columns are done again where float32 cannot hold them, and all of them where some element is not finite.
+    """
+    top, stride, rows = band
     per_line = len(form.order)
     scale = form.scale * form.scale
     whole = columns // per_line * per_line

@@ -1,9 +1,12 @@
-"""Choosing a backend, with the reason for the choice. torch and triton are imported here, not before."""
+"""Choosing a backend, with the reason for the choice. torch, triton and numba are imported here, not before."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import sys
+from pathlib import Path
 
 from weightprint_kernels.backend import Backend
 
@@ -16,12 +19,14 @@ class DeviceUnavailable(ValueError):
 
 def select_backend(device: str) -> tuple[Backend, str]:
     """The backend for ``device`` (auto, cpu or cuda) and why it was chosen; raises DeviceUnavailable."""
-    import torch
-
     if device not in DEVICES:
         raise DeviceUnavailable(f"no device is called {device!r}; choose one of {', '.join(DEVICES)}")
     if device == "cpu":
         return _on_cpu("the CPU was asked for")
+    if device == "auto" and not driver_present():
+        return _on_cpu("no CUDA device")
+    import torch
+
     if not torch.cuda.is_available():
         if device == "cuda":
             raise DeviceUnavailable("torch finds no CUDA device; use --device cpu, or install a CUDA build of torch")
@@ -42,12 +47,36 @@ def select_backend(device: str) -> tuple[Backend, str]:
     return TritonBackend(place), f"{place} with triton"
 
 
-def _on_cpu(reason: str) -> tuple[Backend, str]:
-    """torch on one thread, for the whole process.
+def driver_present() -> bool:
+    """Whether a GPU driver can be loaded. Without one torch has no device either, and need not be asked: importing it
+    takes a second."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
-    On regions as small as a batch its threads wait for each other by spinning: two of them read 1.3 times as fast as
-    one on two idle cores, and forty times slower on two busy ones.
+
+def _on_cpu(reason: str) -> tuple[Backend, str]:
+    """Numba, or torch where Numba is missing or the processor is too old for it.
+
+    torch gets one thread, for the whole process: on regions as small as a batch its threads wait for each other by
+    spinning, and two of them read 1.3 times as fast as one on two idle cores, and forty times slower on two busy ones.
     """
+    if importlib.util.find_spec("numba") is None:
+        return _torch_on_cpu(f"{reason}; numba is not installed")
+    from weightprint_kernels.line_sums import supported
+
+    if not supported():
+        return _torch_on_cpu(f"{reason}; the processor does not convert binary16")
+    from weightprint_kernels.numba_backend import NumbaBackend
+
+    return NumbaBackend(), reason
+
+
+def _torch_on_cpu(reason: str) -> tuple[Backend, str]:
     import torch
 
     from weightprint_kernels.torch_backend import TorchBackend

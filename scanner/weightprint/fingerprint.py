@@ -1,8 +1,8 @@
 """From one checkpoint to its fingerprint: headers, roles, plan, reduction, moments, in that order.
 
-``read_structure`` reads headers only and imports neither torch nor triton; ``inspect`` and the freshness check stop
-there. ``take_fingerprint`` reads the weights. A fault costs what it touches: a file, a tensor or a layer; the status
-and the notices say so. Nothing is scored that was not read.
+``read_structure`` reads headers only and imports neither torch nor numba; ``inspect`` and the freshness check stop
+there. ``fingerprint_from`` puts together what the engine made of the plan. A fault costs what it touches: a file, a
+tensor or a layer; the status and the notices say so. Nothing is scored that was not read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from weightprint.data import Bytes, Checkpoint, Coverage, Fingerprint, Headers, 
 from weightprint.errors import Notice
 from weightprint.formats import read_headers
 from weightprint.formats.opened import is_directory
-from weightprint.plan import Plan, plan_reads
+from weightprint.plan import CHANNELS, Plan, plan_reads
 from weightprint.roles import understand
 
 if TYPE_CHECKING:
-    from weightprint_kernels.backend import Backend
+    from weightprint.engine import Reduction
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,13 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
     return Structure(headers, understanding, plan_reads(understanding.matrices), sources, notices, checkpoint.set_aside)
 
 
-def take_fingerprint(checkpoint: Checkpoint, structure: Structure, backend: Backend) -> Fingerprint:
-    """Read and reduce the attention matrices of ``checkpoint``.
+def fingerprint_from(checkpoint: Checkpoint, structure: Structure, reduction: Reduction) -> Fingerprint:
+    """The fingerprint of ``checkpoint`` out of what its attention matrices were reduced to.
 
-    Faults of the files end in the fingerprint's status and notices; a fault of the device propagates.
+    Faults of the files end in its status and notices.
     """
-    from weightprint.engine import CHANNELS, reduce_plan
     from weightprint.moments import matrix_stats
 
-    reduction = reduce_plan(structure.plan, backend)
     numbered = [
         (number, matrix) for number, matrix in enumerate(structure.plan.matrices) if number in reduction.moments
     ]
@@ -85,7 +83,7 @@ def take_fingerprint(checkpoint: Checkpoint, structure: Structure, backend: Back
     notices = (*changed, *structure.notices, *reduction.notices, *non_finite)
     if changed:
         stats, energies = (), {}
-    return _fingerprint(checkpoint, structure, stats, energies, reduction.bytes_read, notices, backend.name)
+    return _fingerprint(checkpoint, structure, stats, energies, reduction.bytes_read, notices, reduction.backend)
 
 
 def without_weights(checkpoint: Checkpoint, structure: Structure | None, notices: Sequence[Notice]) -> Fingerprint:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,16 @@ from weightprint import store as stores
 from weightprint.compare import ALPHA, Family, compare_all, families, judge
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, WeightprintError
-from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
+from weightprint.fingerprint import Structure, fingerprint_from, read_structure, without_weights
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 
 if TYPE_CHECKING:
-    from weightprint_kernels.backend import Backend
+    from weightprint.engine import Engine, Pending
+
+
+AHEAD = 8
+"""Checkpoints whose headers are read while the weights of one are on their way."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +84,38 @@ class Step:
 Watch = Callable[[Step], None]
 
 
-class LazyBackend:
-    """The compute backend, built when the first checkpoint needs it: a scan in which all is fresh imports no torch.
+class LazyEngine:
+    """The engine, built when the first checkpoint needs it: a scan in which all is fresh imports nothing heavy.
 
-    ``before`` is called once before that, so that what would make the reading useless is said first.
+    ``before`` is called once before that, so that what would make the reading useless is said first. Use it as a
+    context: leaving it ends its threads.
     """
 
     def __init__(self, device: str, before: Callable[[], None] = lambda: None) -> None:
         self.device = device
-        self.description = "none needed"
         self._before = before
-        self._backend: Backend | None = None
+        self._engine: Engine | None = None
 
-    def get(self) -> Backend:
-        """The backend; raises DeviceError if the device is not there."""
-        if self._backend is None:
+    def __enter__(self) -> LazyEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._engine is not None:
+            self._engine.__exit__(*exception)
+
+    @property
+    def description(self) -> str:
+        """What computes, and why; what had to be redone elsewhere."""
+        return "none needed" if self._engine is None else self._engine.description
+
+    def get(self) -> Engine:
+        """The engine; raises DeviceError if the device is not there."""
+        if self._engine is None:
             self._before()
-            from weightprint_kernels.select import DeviceUnavailable, select_backend
+            from weightprint.engine.choose import open_engine
 
-            try:
-                self._backend, reason = select_backend(self.device)
-            except DeviceUnavailable as error:
-                raise DeviceError("E_DEVICE", str(error)) from None
-            self.description = f"{self._backend.name}: {reason}"
-        return self._backend
+            self._engine = open_engine(self.device)
+        return self._engine
 
 
 def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
@@ -110,14 +123,14 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     started = time.monotonic()
     scanned = gather_scanned(options.paths, options.include, options.exclude, options.store)
     references = gather_references(options.references)
-    backend = _backend_for(options)
-    referred = _not_scanned(scanned, references)
-    total = len(scanned.checkpoints) + len(referred)
+    ordered = list(_largest_first(scanned.checkpoints, _not_scanned(scanned, references)))
     outcomes: list[Outcome] = []
-    for checkpoint, reference in _largest_first(scanned.checkpoints, referred):
-        outcome = replace(bring_up_to_date(checkpoint, options, backend), reference=reference)
-        outcomes.append(outcome)
-        watch(Step(len(outcomes), total, outcome))
+    with _engine_for(options) as engine:
+        up_to_date = bring_up_to_date((checkpoint for checkpoint, _ in ordered), options, engine)
+        for (_, reference), outcome in zip(ordered, up_to_date, strict=True):
+            outcomes.append(replace(outcome, reference=reference))
+            watch(Step(len(outcomes), len(ordered), outcomes[-1]))
+        backend = engine.description
     scanned_now = [outcome for outcome in outcomes if not outcome.reference]
     others = [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in scanned.fingerprints]
     others += [outcome for outcome in outcomes if outcome.reference]
@@ -134,7 +147,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
         notices=(*scanned.notices, *references.notices, *(o.unsaved for o in outcomes if o.unsaved)),
         seconds=time.monotonic() - started,
         alpha=options.alpha,
-        backend=backend.description,
+        backend=backend,
     )
 
 
@@ -144,27 +157,57 @@ def _not_scanned(scanned: Sources, references: Sources) -> tuple[Checkpoint, ...
     return tuple(checkpoint for checkpoint in references.checkpoints if os.path.realpath(checkpoint.path) not in own)
 
 
-def _backend_for(options: ScanOptions) -> LazyBackend:
-    """The backend of a scan, which tries the store before weights are read, not after."""
-    return LazyBackend(options.device, partial(stores.require_writable, options.store))
+def _engine_for(options: ScanOptions) -> LazyEngine:
+    """The engine of a scan, which tries the store before weights are read, not after."""
+    return LazyEngine(options.device, partial(stores.require_writable, options.store))
 
 
-def bring_up_to_date(checkpoint: Checkpoint, options: ScanOptions, backend: LazyBackend) -> Outcome:
-    """The fingerprint of ``checkpoint``: from the store if it is fresh, else taken now and put into the store."""
-    started = time.monotonic()
+@dataclass(frozen=True)
+class _Begun:
+    """A checkpoint whose weights are on their way, or of which everything is known already."""
 
+    checkpoint: Checkpoint
+    structure: Structure | None
+    result: Callable[[], Fingerprint]
+    ready: Callable[[], bool]
+    fresh: bool
+    started: float
+
+
+def bring_up_to_date(checkpoints: Iterable[Checkpoint], options: ScanOptions, engine: LazyEngine) -> Iterator[Outcome]:
+    """The fingerprint of each of ``checkpoints``, in order: from the store if it is fresh, else taken and put there.
+
+    While the weights of one are read, the headers of the next are, so that the engine never waits for a header.
+    """
+    begun: deque[_Begun] = deque()
+    free = time.monotonic()
+    for checkpoint in checkpoints:
+        begun.append(_begin(checkpoint, options, engine))
+        while begun and (len(begun) > AHEAD or begun[0].ready()):
+            yield _finish(begun.popleft(), options, free)
+            free = time.monotonic()
+    while begun:
+        yield _finish(begun.popleft(), options, free)
+        free = time.monotonic()
+
+
+def _begin(checkpoint: Checkpoint, options: ScanOptions, engine: LazyEngine) -> _Begun:
     def known(structure: Structure) -> Fingerprint | None:
         return None if options.rescan else _fresh(options.store, checkpoint, structure)
 
-    fingerprint, fresh = _known_or_taken(checkpoint, backend, known)
-    unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not fresh else None
-    seconds = time.monotonic() - started
+    return _known_or_begun(checkpoint, engine, known)
+
+
+def _finish(begun: _Begun, options: ScanOptions, free: float) -> Outcome:
+    """``free`` is when the checkpoint before it was finished: the time up to then was that one's."""
+    fingerprint = begun.result()
+    unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not begun.fresh else None
     return Outcome(
-        fingerprint=replace(fingerprint, name=checkpoint.name),
-        seconds=seconds,
-        fresh=fresh,
+        fingerprint=replace(fingerprint, name=begun.checkpoint.name),
+        seconds=time.monotonic() - max(begun.started, free),
+        fresh=begun.fresh,
         unsaved=unsaved,
-        set_aside=checkpoint.set_aside,
+        set_aside=begun.checkpoint.set_aside,
     )
 
 
@@ -192,27 +235,46 @@ def _without_paths(notices: Sequence[Notice]) -> list[Notice]:
     return [replace(notice, path=None) for notice in notices]
 
 
-def _known_or_taken(
-    checkpoint: Checkpoint, backend: LazyBackend, known: Callable[[Structure], Fingerprint | None]
-) -> tuple[Fingerprint, bool]:
-    """What ``known`` has of the checkpoint, else its fingerprint taken now; a fault of the checkpoint is its status."""
+def _known_or_begun(
+    checkpoint: Checkpoint, engine: LazyEngine, known: Callable[[Structure], Fingerprint | None]
+) -> _Begun:
+    """What ``known`` has of the checkpoint, else the reading of its weights begun."""
+    started = time.monotonic()
+
+    def at_hand(fingerprint: Fingerprint, structure: Structure | None, fresh: bool = False) -> _Begun:
+        return _Begun(checkpoint, structure, lambda: fingerprint, lambda: True, fresh, started)
+
     structure: Structure | None = None
     try:
         structure = read_structure(checkpoint)
         fingerprint = known(structure)
         if fingerprint is not None:
-            return fingerprint, True
-        if not structure.plan.slots:
-            return without_weights(checkpoint, structure, ()), False
-        return take_fingerprint(checkpoint, structure, backend.get()), False
-    except (DeviceError, StoreError):
-        raise
-    except WeightprintError as error:
-        return without_weights(checkpoint, structure, (error.notice(),)), False
+            return at_hand(fingerprint, structure, fresh=True)
+        if not len(structure.plan):
+            return at_hand(without_weights(checkpoint, structure, ()), structure)
+        pending = engine.get().submit(structure.plan)
     except Exception as error:  # noqa: BLE001  a bug in one checkpoint must not cost the night
-        reason = f"{type(error).__name__}: {error}; please report this with the output of weightprint inspect"
-        notice = Notice("E_INTERNAL", " ".join(reason.split()), str(checkpoint.path))
-        return without_weights(checkpoint, structure, (notice,)), False
+        return at_hand(_failed(checkpoint, structure, error), structure)
+    return _Begun(checkpoint, structure, partial(_taken, checkpoint, structure, pending), pending.done, False, started)
+
+
+def _taken(checkpoint: Checkpoint, structure: Structure, pending: Pending) -> Fingerprint:
+    """The fingerprint as the engine has it, or why there is none."""
+    try:
+        return fingerprint_from(checkpoint, structure, pending.result())
+    except Exception as error:  # noqa: BLE001  a bug in one checkpoint must not cost the night
+        return _failed(checkpoint, structure, error)
+
+
+def _failed(checkpoint: Checkpoint, structure: Structure | None, error: Exception) -> Fingerprint:
+    """A fault of the checkpoint as its status; one of the device or the store ends the scan."""
+    if isinstance(error, DeviceError | StoreError):
+        raise error
+    if isinstance(error, WeightprintError):
+        return without_weights(checkpoint, structure, (error.notice(),))
+    reason = f"{type(error).__name__}: {error}; please report this with the output of weightprint inspect"
+    notice = Notice("E_INTERNAL", " ".join(reason.split()), str(checkpoint.path))
+    return without_weights(checkpoint, structure, (notice,))
 
 
 def _largest_first(
@@ -273,12 +335,11 @@ def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -
     return tuple(judge(compare_all(fingerprints, pairs), alpha))
 
 
-def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:
+def fingerprint_of(path: Path, engine: LazyEngine) -> Fingerprint:
     """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
     if is_fingerprint(path):
         return read_fingerprint(path)
-    fingerprint, _ = _known_or_taken(one_checkpoint(path), backend, lambda structure: None)
-    return fingerprint
+    return _known_or_begun(one_checkpoint(path), engine, lambda structure: None).result()
 
 
 def distinct_names(first: Fingerprint, second: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
@@ -296,12 +357,12 @@ def add_references(
     """Fingerprint everything below ``paths`` into the reference set ``directory``; and what could not be read there."""
     found = gather_scanned(paths, (), (), directory)
     options = ScanOptions(paths=paths, store=directory, device=device)
-    backend = _backend_for(options)
     total = len(found.checkpoints) + len(found.fingerprints)
     outcomes: list[Outcome] = []
-    for checkpoint in found.checkpoints:
-        outcomes.append(bring_up_to_date(checkpoint, options, backend))
-        watch(Step(len(outcomes), total, outcomes[-1]))
+    with _engine_for(options) as engine:
+        for outcome in bring_up_to_date(found.checkpoints, options, engine):
+            outcomes.append(outcome)
+            watch(Step(len(outcomes), total, outcome))
     taken = [Outcome(fingerprint, 0.0, fresh=True) for fingerprint in found.fingerprints]
     new = _each_once(outcomes, taken)[len(outcomes) :]
     outcomes += [replace(outcome, unsaved=_save(directory, outcome.fingerprint)) for outcome in new]

@@ -28,10 +28,10 @@ def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json 
     from weightprint.compare import compare_pair, judge
     from weightprint.report.documents import compare_document
     from weightprint.report.tables import comparison_view
-    from weightprint.scan import LazyBackend, distinct_names, fingerprint_of
+    from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
 
-    backend = LazyBackend(device.value)
-    first, second = distinct_names(fingerprint_of(a, backend), fingerprint_of(b, backend))
+    with LazyEngine(device.value) as engine:
+        first, second = distinct_names(fingerprint_of(a, engine), fingerprint_of(b, engine))
     (comparison,) = judge([compare_pair(first, second)])
     if json:
         write_json(compare_document(comparison))
@@ -46,9 +46,10 @@ def show(x: Target, device: DeviceOption = Device.auto, json: Json = False) -> N
     """Print the per-matrix table of a checkpoint or fingerprint."""
     from weightprint.fingerprint_file import to_document
     from weightprint.report.tables import fingerprint_view
-    from weightprint.scan import LazyBackend, fingerprint_of
+    from weightprint.scan import LazyEngine, fingerprint_of
 
-    fingerprint = fingerprint_of(x, LazyBackend(device.value))
+    with LazyEngine(device.value) as engine:
+        fingerprint = fingerprint_of(x, engine)
     if json:
         write_json(to_document(fingerprint))
     else:
@@ -88,12 +89,13 @@ def fingerprint(
     from weightprint.cli.console import say
     from weightprint.errors import UsageError
     from weightprint.fingerprint_file import SUFFIX, to_document
-    from weightprint.scan import LazyBackend, fingerprint_of
+    from weightprint.scan import LazyEngine, fingerprint_of
     from weightprint.store import write_fingerprint
 
     if output.suffix != SUFFIX:
         raise UsageError("E_OUTPUT", f"a fingerprint file ends in {SUFFIX}, so that scans find it", path=output)
-    taken = fingerprint_of(x, LazyBackend(device.value))
+    with LazyEngine(device.value) as engine:
+        taken = fingerprint_of(x, engine)
     if taken.status == "failed":
         if json:
             write_json(to_document(taken))

@@ -159,7 +159,7 @@ def inspect_document(name: str, path: str, structure: Structure) -> dict[str, An
         "sources": [asdict(source) for source in structure.sources],
         "tensors": len(structure.headers.tensors),
         "bytes": {"files": files, "selected": structure.plan.selected, "read": structure.plan.read},
-        "requests": len(structure.plan.slots),
+        "requests": len(structure.plan),
     }
 
 
@@ -205,7 +205,7 @@ def _forecast_document(forecast: Forecast) -> dict[str, Any]:
         "path": str(forecast.checkpoint.path.absolute()),
         "fresh": forecast.fresh,
         "bytes": {"selected": forecast.structure.plan.selected, "read": forecast_bytes(forecast)},
-        "requests": 0 if forecast.fresh else len(forecast.structure.plan.slots),
+        "requests": 0 if forecast.fresh else len(forecast.structure.plan),
         "notices": [notice_document(notice) for notice in forecast.structure.notices],
     }
 

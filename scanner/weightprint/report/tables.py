@@ -216,7 +216,7 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
     lines: list[RenderableType] = [
         Text(
             f"{printable(name)}: {coverage.understood} of {coverage.found} attention modules understood; "
-            f"a scan reads {size(structure.plan.read)} of {size(files)} in {len(structure.plan.slots)} requests"
+            f"a scan reads {size(structure.plan.read)} of {size(files)} in {len(structure.plan)} requests"
         )
     ]
     if structure.understanding.matrices:
@@ -238,7 +238,7 @@ def forecast_view(forecasts: Sequence[Forecast], notices: Sequence[Notice]) -> R
     for forecast in forecasts:
         plan, faults = forecast.structure.plan, forecast.structure.notices
         note = "fresh" if forecast.fresh else faults[0].line() if faults else ""
-        requests = 0 if forecast.fresh else len(plan.slots)
+        requests = 0 if forecast.fresh else len(plan)
         name = Text(printable(forecast.checkpoint.name) + (" (reference)" if forecast.reference else ""))
         table.add_row(name, size(forecast_bytes(forecast)), str(requests), Text(printable(note)))
     total = size(sum(forecast_bytes(forecast) for forecast in forecasts))
