@@ -135,24 +135,27 @@ def line_order(dtype: str) -> INT64:
 def line_sums(_context, data, start, lines, energies, first, tag):
     """S1, S2, S3, S4 (float32), largest and smallest magnitude code (int64) of whole lines.
 
-    ``lines`` >= 1 lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment. Where ``energies``, float32,
-    is not None, each element's square is added to ``energies[first + i]``, in the order of :func:`line_order`.
-    ``tag`` is one of :func:`tag`.
+    ``lines`` >= 1 lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment; or as many from each of two
+    bytes, where ``start`` is a pair. Where ``energies``, float32, is not None, each element's square is added to
+    ``energies[first + i]``, in the order of :func:`line_order`. ``tag`` is one of :func:`tag`.
     """
     dtype = _BY_TAG[str(tag)]
     result = types.Tuple((types.float32,) * 4 + (types.int64,) * 2)
-    signature = result(data, types.intp, types.intp, energies, types.intp, tag)
+    several = isinstance(start, types.UniTuple)
+    places = types.UniTuple(types.intp, len(start)) if several else types.intp
+    signature = result(data, places, types.intp, energies, types.intp, tag)
 
     def generate(context, builder, signature, arguments):
         start, lines, first = arguments[1], arguments[2], arguments[4]
-        source = builder.gep(_bytes_of(context, builder, signature.args[0], arguments[0]), [start])
+        base = _bytes_of(context, builder, signature.args[0], arguments[0])
+        starts = cgutils.unpack_tuple(builder, start) if several else [start]
+        sources = [builder.gep(base, [start]) for start in starts]
         target = None
         if not isinstance(energies, types.NoneType):
             whole = _bytes_of(context, builder, signature.args[3], arguments[3])
             target = builder.gep(whole, [builder.mul(first, ir.Constant(I64, 4))])
-        sums, largest, smallest = _loop(
-            builder, source, builder.mul(lines, ir.Constant(I64, LINE_BYTES)), target, dtype
-        )
+        length = builder.mul(lines, ir.Constant(I64, LINE_BYTES))
+        sums, largest, smallest = _loop(builder, sources, length, target, dtype)
         figures = [_across(builder, lanes, builder.fadd) for lanes in sums]
         figures += [
             builder.zext(_across(builder, largest, _larger(builder)), I64),
@@ -168,7 +171,7 @@ def _bytes_of(context, builder, array_type, array):
     return builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
 
 
-def _loop(builder, source, length, target, dtype):
+def _loop(builder, sources, length, target, dtype):
     """The loop over lines: ([S1, S2, S3, S4] as vectors, largest codes, smallest codes)."""
     format, bits = FORMATS[dtype], 8 * ITEMSIZE[dtype]
     lanes = 8 * LINE_BYTES // bits
@@ -187,32 +190,37 @@ def _loop(builder, source, length, target, dtype):
     largest.add_incoming(_splat(bits, 0, lanes), entry)
     smallest.add_incoming(_splat(bits, -1, lanes), entry)
 
-    address = builder.gep(source, [position])
-    _prefetch(builder, builder.gep(address, [ir.Constant(I64, PREFETCH_BYTES)]))
-    line = builder.load(builder.bitcast(address, codes_type.as_pointer()), align=1)
-    magnitudes = builder.and_(line, _splat(bits, (1 << (bits - 1)) - 1, lanes))
-    sums = list(carried)
-    for number, value in enumerate(format.unpack(builder, line)):
-        square = builder.fmul(value, value)
-        chain = sums[number % chains :: chains]
-        chain = [
-            builder.fadd(chain[0], value),
-            builder.fadd(chain[1], square),
-            _multiply_add(builder, square, value, chain[2]),
-            _multiply_add(builder, square, square, chain[3]),
-        ]
-        sums[number % chains :: chains] = chain
-        if target is not None:
-            # As many floats as the line has elements: 4 bytes each.
-            offset = builder.mul(position, ir.Constant(I64, 4 // ITEMSIZE[dtype]))
-            offset = builder.add(offset, ir.Constant(I64, number * LANES * 4))
+    sums, largest_now, smallest_now = list(carried), largest, smallest
+    squares: list[list[Any]] = [[] for _ in format.order]
+    for source in sources:
+        address = builder.gep(source, [position])
+        _prefetch(builder, builder.gep(address, [ir.Constant(I64, PREFETCH_BYTES)]))
+        line = builder.load(builder.bitcast(address, codes_type.as_pointer()), align=1)
+        magnitudes = builder.and_(line, _splat(bits, (1 << (bits - 1)) - 1, lanes))
+        largest_now = _larger(builder)(largest_now, magnitudes)
+        smallest_now = _smaller(builder)(smallest_now, magnitudes)
+        for number, value in enumerate(format.unpack(builder, line)):
+            square = builder.fmul(value, value)
+            squares[number].append(square)
+            s1, s2, s3, s4 = sums[number % chains :: chains]
+            sums[number % chains :: chains] = [
+                builder.fadd(s1, value),
+                builder.fadd(s2, square),
+                _multiply_add(builder, square, value, s3),
+                _multiply_add(builder, square, square, s4),
+            ]
+    if target is not None:
+        # As many floats as the line has elements: 4 bytes each.
+        begin = builder.mul(position, ir.Constant(I64, 4 // ITEMSIZE[dtype]))
+        for number, own in enumerate(squares):
+            offset = builder.add(begin, ir.Constant(I64, number * LANES * 4))
             place = builder.bitcast(builder.gep(target, [offset]), FLOATS.as_pointer())
-            builder.store(builder.fadd(builder.load(place, align=4), square), place, align=4)
+            added = functools.reduce(builder.fadd, own)
+            builder.store(builder.fadd(builder.load(place, align=4), added), place, align=4)
     following = builder.add(position, ir.Constant(I64, LINE_BYTES))
     position.add_incoming(following, body)
     for before, after in zip(carried, sums, strict=True):
         before.add_incoming(after, body)
-    largest_now, smallest_now = _larger(builder)(largest, magnitudes), _smaller(builder)(smallest, magnitudes)
     largest.add_incoming(largest_now, body)
     smallest.add_incoming(smallest_now, body)
     builder.cbranch(builder.icmp_signed("<", following, length), body, done)

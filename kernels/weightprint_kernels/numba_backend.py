@@ -36,9 +36,10 @@ class NumbaBackend:
     device = "cpu"
 
     def place(self, data: UINT8) -> UINT8:
-        """The bytes themselves, as the compiled code knows them: not to be written."""
+        """The bytes themselves, mapped, and as the compiled code knows them: not to be written."""
         view: UINT8 = data.view()
         view.flags.writeable = False
+        numba_kernels.touch(view)
         return view
 
     def moments(self, buffer: UINT8, chunks: Chunks, dtype: str) -> FLOAT32:

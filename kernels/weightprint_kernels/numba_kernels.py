@@ -29,6 +29,8 @@ SMALLEST_ENERGY = 1e-30
 FLUSH_ROWS = 64
 """Squares added up in float32 before a column's energy goes on in float64."""
 
+FAULT_BYTES = 2**16
+
 Form = namedtuple("Form", "tag itemsize magnitude special scale table order")
 """A format for the kernels: see numba_backend."""
 
@@ -44,24 +46,31 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
+def touch(data):
+    """Read a byte of every 64 KiB, which is what Linux maps at one page fault; what it gives means nothing.
+
+    Faults taken here cost half of what they cost in the middle of the arithmetic.
+    """
+    seen = np.uint8(0)
+    for byte in range(0, len(data), FAULT_BYTES):
+        seen |= data[byte]
+    return seen | data[-1] if len(data) > 0 else seen
+
+
+@compiled
 def moments_of_chunks(data, offsets, counts, form, rows):
     """Partial rows of chunks, written into ``rows`` float32 [n, 8]."""
     pad = np.zeros(LINE_BYTES, np.uint8)
     for number in range(len(offsets)):
         start, count = offsets[number], counts[number]
-        s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, None, 0, form, pad)
-        if holds(s1, s2, s4, largest, count, form):
-            rows[number, 0] = 0.0
-            rows[number, 1], rows[number, 2], rows[number, 3], rows[number, 4] = s1, s2, s3, s4
-            rows[number, 5] = value_of(largest, form)
-            rows[number, 6] = count
+        found = sums_about_zero(data, start, count, None, 0, form, pad)
+        if holds(found, count, form):
+            shift, s1, s2, s3, s4, largest, finite = 0.0, found[0], found[1], found[2], found[3], found[4], count
         else:
             shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, form)
-            rows[number, 0] = shift
-            rows[number, 1], rows[number, 2], rows[number, 3], rows[number, 4] = s1, s2, s3, s4
-            rows[number, 5] = value_of(largest, form)
-            rows[number, 6] = finite
-        rows[number, 7] = zeros
+        row = rows[number]
+        row[0], row[1], row[2], row[3], row[4] = shift, s1, s2, s3, s4
+        row[5], row[6], row[7] = value_of(largest, form), finite, found[5]
 
 
 @compiled
@@ -76,55 +85,65 @@ def reduce_rectangles(data, table, form, moments, energies):
     done = 0
     for number in range(len(table)):
         offset, stride, rows, columns, axis = table[number]
+        units = rows if axis == 1 else columns if axis == 2 else 0
         if axis == 0 and stride == columns * form.itemsize:
             rows, columns = 1, rows * columns
-        width = columns if axis == 2 else 0
-        squares = np.zeros(-(-width // len(form.order)) * len(form.order), np.float32)
-        total = np.zeros(len(squares))
-        # About zero: S1 to S4 of all chunks that hold. About their means: chunks that do not, merged as they come.
-        sums = np.zeros(4)
-        other = np.zeros(5)
-        held = largest_of_all = zeros_of_all = largest_since_flush = 0
-        for row in range(rows):
-            energy = 0.0
-            for left in range(0, columns, CHUNK_ELEMENTS):
-                count = min(CHUNK_ELEMENTS, columns - left)
-                start = offset + row * stride + left * form.itemsize
-                if axis == 2:
-                    s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, squares, left, form, pad)
-                else:
-                    s1, s2, s3, s4, largest, zeros = sums_about_zero(data, start, count, None, 0, form, pad)
-                zeros_of_all += zeros
-                largest_since_flush = max(largest_since_flush, largest)
-                if holds(s1, s2, s4, largest, count, form):
-                    held += count
-                    sums[0] += s1
-                    sums[1] += s2
-                    sums[2] += s3
-                    sums[3] += s4
-                    energy += s2
-                else:
-                    shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, form)
-                    add_central(other, finite, shift, s1, s2, s3, s4)
-                    energy += s2 + 2 * shift * s1 + finite * shift * shift if finite == count else np.nan
-                largest_of_all = max(largest_of_all, largest)
-            if axis == 1:
-                energies[done + row] = energy
-            elif axis == 2 and ((row + 1) % FLUSH_ROWS == 0 or row == rows - 1):
-                first = row // FLUSH_ROWS * FLUSH_ROWS
-                finite_since = largest_since_flush < form.special
-                top = offset + first * stride
-                flush(squares, total, finite_since, form, data, (top, stride, row + 1 - first), columns)
-                largest_since_flush = 0
-        add_central(other, held, 0.0, sums[0], sums[1], sums[2], sums[3])
-        moments[number, :5] = other
-        moments[number, 5] = value_of(largest_of_all, form)
-        moments[number, 6] = zeros_of_all
+        own = energies[done : done + units]
+        reduce_rectangle(data, (offset, stride, rows, columns, axis), form, pad, moments[number], own)
+        done += units
+
+
+@compiled
+def reduce_rectangle(data, rectangle, form, pad, moments, energies):
+    """One rectangle of the above, row by row; two rows at a time where columns are added up, which halves the traffic
+    to the sums of the columns."""
+    offset, stride, rows, columns, axis = rectangle
+    places = -(-columns // len(form.order)) * len(form.order) if axis == 2 else 0
+    squares, total = np.zeros(places, np.float32), np.zeros(places)
+    # About zero: S1 to S4 of all chunks that hold. About their means: chunks that do not, merged as they come.
+    sums, other = np.zeros(4), np.zeros(5)
+    held = zeros = largest = largest_in_band = row = 0
+    while row < rows:
+        together = 2 if axis == 2 and row + 1 < rows else 1
+        each = CHUNK_ELEMENTS // together
+        energy = 0.0
+        for left in range(0, columns, each):
+            count = min(each, columns - left)
+            start = offset + row * stride + left * form.itemsize
+            if together == 2:
+                found = sums_of_two(data, (start, start + stride), count, squares, left, form, pad)
+            elif axis == 2:
+                found = sums_about_zero(data, start, count, squares, left, form, pad)
+            else:
+                found = sums_about_zero(data, start, count, None, 0, form, pad)
+            largest_in_band = max(largest_in_band, found[4])
+            zeros += found[5]
+            if holds(found, count * together, form):
+                held += count * together
+                for power, sum in enumerate(found[:4]):
+                    sums[power] += sum
+                energy += found[1]
+                largest = max(largest, found[4])
+            else:
+                for begin in range(start, start + together * stride, stride):
+                    about_mean = sums_about_mean(data, begin, count, form)
+                    add_central(other, about_mean)
+                    energy += energy_of(about_mean, count)
+                    largest = max(largest, about_mean[5])
         if axis == 1:
-            done += rows
-        elif axis == 2:
-            into_order(total, form, energies[done : done + columns])
-            done += columns
+            energies[row] = energy
+        row += together
+        if axis == 2 and (row % FLUSH_ROWS == 0 or row == rows):
+            first = (row - 1) // FLUSH_ROWS * FLUSH_ROWS
+            band = (offset + first * stride, stride, row - first)
+            flush(squares, total, largest_in_band < form.special, form, data, band, columns)
+            largest_in_band = 0
+    add_central(other, (0.0, sums[0], sums[1], sums[2], sums[3], largest, held))
+    moments[:5] = other
+    moments[5] = value_of(largest, form)
+    moments[6] = zeros
+    if axis == 2:
+        into_order(total, form, energies)
 
 
 @compiled
@@ -157,31 +176,60 @@ def sums_about_zero(data, start, count, squares, first, form, pad):
     ``squares`` (or None) gets their squares from ``first`` on, in the order of lines. The sums mean something only
     where :func:`holds` says so.
     """
-    length = count * form.itemsize
-    lines = length // LINE_BYTES
-    s1, s2, s3, s4 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    largest, smallest = 0, 1
+    lines = count * form.itemsize // LINE_BYTES
+    s1, s2, s3, s4, largest, smallest = np.float32(0), np.float32(0), np.float32(0), np.float32(0), 0, 1
     if lines > 0:
         s1, s2, s3, s4, largest, smallest = line_sums(data, start, lines, squares, first, form.tag)
+    zeros = count_zeros(data, start, lines * LINE_BYTES, form.itemsize) if smallest == 0 else 0
+    scale = form.scale
+    t1, t2, t3, t4, large, more = sums_of_rest(data, start, count, squares, first, form, pad)
+    return (
+        (s1 + t1) * scale,
+        (s2 + t2) * scale**2,
+        (s3 + t3) * scale**3,
+        (s4 + t4) * scale**4,
+        max(largest, large),
+        zeros + more,
+    )
+
+
+@compiled
+def sums_of_two(data, pair, count, squares, first, form, pad):
+    """The same of ``count`` elements from each of two starts, whose squares are added up together."""
+    lines = count * form.itemsize // LINE_BYTES
+    s1, s2, s3, s4, largest, smallest = np.float32(0), np.float32(0), np.float32(0), np.float32(0), 0, 1
+    if lines > 0:
+        s1, s2, s3, s4, largest, smallest = line_sums(data, pair, lines, squares, first, form.tag)
     zeros = 0
-    if smallest == 0:
-        zeros = count_zeros(data, start, lines * LINE_BYTES, form.itemsize)
-    rest = length - lines * LINE_BYTES
-    if rest > 0:
-        for byte in range(LINE_BYTES):
-            pad[byte] = data[start + lines * LINE_BYTES + byte] if byte < rest else 0
-        place = first + lines * len(form.order)
-        t1, t2, t3, t4, large, _small = line_sums(pad, 0, 1, squares, place, form.tag)
+    for start in pair:
+        if smallest == 0:
+            zeros += count_zeros(data, start, lines * LINE_BYTES, form.itemsize)
+        t1, t2, t3, t4, large, more = sums_of_rest(data, start, count, squares, first, form, pad)
         s1, s2, s3, s4 = s1 + t1, s2 + t2, s3 + t3, s4 + t4
-        largest = max(largest, large)
-        zeros += count_zeros(pad, 0, rest, form.itemsize)
+        largest, zeros = max(largest, large), zeros + more
     scale = form.scale
     return s1 * scale, s2 * scale**2, s3 * scale**3, s4 * scale**4, largest, zeros
 
 
 @compiled
-def holds(s1, s2, s4, largest, count, form):
+def sums_of_rest(data, start, count, squares, first, form, pad):
+    """The same, not scaled, of what ``count`` elements have beyond their last whole line."""
+    lines = count * form.itemsize // LINE_BYTES
+    rest = count * form.itemsize - lines * LINE_BYTES
+    if rest == 0:
+        return np.float32(0), np.float32(0), np.float32(0), np.float32(0), 0, 0
+    pad[rest:] = 0
+    for byte in range(rest):
+        pad[byte] = data[start + lines * LINE_BYTES + byte]
+    place = first + lines * len(form.order)
+    s1, s2, s3, s4, largest, _smallest = line_sums(pad, 0, 1, squares, place, form.tag)
+    return s1, s2, s3, s4, largest, count_zeros(pad, 0, rest, form.itemsize)
+
+
+@compiled
+def holds(found, count, form):
     """Whether sums about zero are those of finite values, within float32's range, of a mean below the deviation."""
+    s1, s2, _s3, s4, largest, _zeros = found
     if largest >= form.special or not np.isfinite(s4):
         return False
     return largest == 0 or (s2 > SMALLEST_VARIANCE * count and 2 * s1 * s1 <= s2 * count)
@@ -217,8 +265,16 @@ def sums_about_mean(data, start, count, form):
 
 
 @compiled
-def add_central(total, count, shift, s1, s2, s3, s4):
-    """Merge sums about ``shift`` into ``total``: count, mean, M2, M3, M4 (Pébay 2008; see merge)."""
+def energy_of(about_mean, count):
+    """Σ w² of ``count`` elements, nan where one is not finite."""
+    shift, s1, s2, _s3, _s4, _largest, finite = about_mean
+    return s2 + 2 * shift * s1 + finite * shift * shift if finite == count else np.nan
+
+
+@compiled
+def add_central(total, about):
+    """Merge sums about a shift into ``total``: count, mean, M2, M3, M4 (Pébay 2008; see merge)."""
+    shift, s1, s2, s3, s4, _largest, count = about
     if count == 0:
         return
     d = s1 / count

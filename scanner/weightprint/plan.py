@@ -96,8 +96,9 @@ class Plan:
     def slot(self, number: int) -> Slot:
         """Slot ``number``."""
         start, stop = int(self.first[number]), int(self.first[number + 1])
-        dtypes = self.dtype[start:stop]
-        borders = [start, *(np.flatnonzero(np.diff(dtypes)) + 1 + start).tolist(), stop]
+        borders = [start, stop]
+        if self.dtype[start] != self.dtype[stop - 1]:
+            borders[1:1] = (np.flatnonzero(np.diff(self.dtype[start:stop])) + 1 + start).tolist()
         batches = tuple(self._batch(low, high) for low, high in itertools.pairwise(borders))
         return Slot(self.paths[self.file[number]], int(self.offset[number]), int(self.length[number]), batches)
 

@@ -96,7 +96,7 @@ def bytes_of(slot: Slot, descriptor: int) -> Iterator[UINT8]:
     if guard is None or not is_local(descriptor):
         yield read(slot, descriptor, np.empty(slot.length, np.uint8))
     else:
-        with _mapped(slot, descriptor, guard, resident) as data:
+        with _mapped(slot, descriptor, guard) as data:
             yield data
     if not resident:
         _advise(slot, descriptor, "POSIX_FADV_DONTNEED")
@@ -110,13 +110,15 @@ def _advise(slot: Slot, descriptor: int, advice: str) -> None:
 
 
 @contextlib.contextmanager
-def _mapped(slot: Slot, descriptor: int, guard: Guard, resident: bool) -> Iterator[UINT8]:
+def _mapped(slot: Slot, descriptor: int, guard: Guard) -> Iterator[UINT8]:
     before = slot.offset % mmap.ALLOCATIONGRANULARITY
-    # Page tables are filled at once where that reads nothing: the call holds the interpreter's lock.
-    flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if resident else 0)
     try:
         mapping = mmap.mmap(
-            descriptor, before + slot.length, flags=flags, prot=mmap.PROT_READ, offset=slot.offset - before
+            descriptor,
+            before + slot.length,
+            flags=mmap.MAP_SHARED,
+            prot=mmap.PROT_READ,
+            offset=slot.offset - before,
         )
     except ValueError:  # the size changed since it was checked
         raise _truncated(slot, descriptor) from None
