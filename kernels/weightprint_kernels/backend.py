@@ -40,3 +40,15 @@ class OnePassBackend(Backend, Protocol):
     def reduce(self, buffer: Any, rectangles: Rectangles, dtype: str) -> Reduced:
         """Merged moments and energies of ``rectangles``."""
         ...
+
+
+class DeviceBackend(Backend, Protocol):
+    """A backend whose results stay where it computes until they are asked for: nothing here waits for the device."""
+
+    def moments_there(self, buffer: Any, chunks: Chunks, dtype: str) -> Any:
+        """Partial rows as :meth:`moments` gives them, as a tensor on the device."""
+        ...
+
+    def column_energies_there(self, buffer: Any, tiles: Tiles, dtype: str) -> Any:
+        """Energies as :meth:`column_energies` gives them, as a tensor on the device."""
+        ...

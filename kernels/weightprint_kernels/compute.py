@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from weightprint_kernels.backend import Backend, OnePassBackend
 from weightprint_kernels.layout import (
@@ -39,6 +40,8 @@ from weightprint_kernels.layout import (
 )
 from weightprint_kernels.merge import merge_groups, row_energies
 from weightprint_kernels.reference import column_energies_float64, moments_float64
+
+BOOL = npt.NDArray[np.bool_]
 
 # Above this, the variance's square is a normal float32 number.
 SMALLEST_VARIANCE = 1e-17
@@ -90,7 +93,7 @@ def reduced(rectangles: Rectangles, rows: FLOAT64, counts: INT64, sums: FLOAT64)
     return Reduced(merge_groups(rows, starts), energies)
 
 
-def chosen(rectangles: Rectangles, which: INT64 | np.ndarray[Any, np.dtype[np.bool_]]) -> Rectangles:
+def chosen(rectangles: Rectangles, which: INT64 | BOOL) -> Rectangles:
     """Some of the rectangles, by number or by mask."""
     whole = (rectangles.offset, rectangles.stride, rectangles.rows, rectangles.columns, rectangles.axis)
     return Rectangles(*(column[which] for column in whole))
@@ -110,7 +113,7 @@ def moments_rows(backend: Backend, data: UINT8, buffer: Any, chunks: Chunks, dty
     return rows
 
 
-def trusted_rows(rows: FLOAT64) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def trusted_rows(rows: FLOAT64) -> BOOL:
     """Which float32 rows hold what they should, bool [n]."""
     spread = rows[:, S2]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -119,20 +122,25 @@ def trusted_rows(rows: FLOAT64) -> np.ndarray[Any, np.dtype[np.bool_]]:
     empty = rows[:, N_FINITE] == 0
     zero = rows[:, ABS_MAX] == 0
     finite = np.isfinite(rows[:, SHIFT]) & np.isfinite(rows[:, S1 : S4 + 1]).all(axis=1)
-    trusted: np.ndarray[Any, np.dtype[np.bool_]] = finite & (spread_out | constant | empty | zero)
+    trusted: BOOL = finite & (spread_out | constant | empty | zero)
     return trusted
 
 
 def column_energy_tiles(backend: Backend, data: UINT8, buffer: Any, tiles: Tiles, dtype: str) -> FLOAT64:
     """Σ w² per column in float64 [n, TILE_COLUMNS]; nan for a column that holds a NaN or an infinity."""
     sums = backend.column_energies(buffer, tiles, dtype).astype(np.float64)
-    inside = np.arange(sums.shape[1])[None, :] < tiles.columns[:, None]
-    with np.errstate(invalid="ignore"):
-        # A sum of zero is redone too: squares that all underflowed look the same as zeros.
-        trusted = np.isfinite(sums) & (sums > SMALLEST_ENERGY)
-    again = np.flatnonzero((inside & ~trusted).any(axis=1))
+    again = np.flatnonzero(~trusted_tiles(sums, tiles))
     if len(again):
-        chosen = Tiles(tiles.offset[again], tiles.stride[again], tiles.rows[again], tiles.columns[again])
-        sums[again] = column_energies_float64(data, chosen, dtype)
+        some = Tiles(tiles.offset[again], tiles.stride[again], tiles.rows[again], tiles.columns[again])
+        sums[again] = column_energies_float64(data, some, dtype)
     sums[~np.isfinite(sums)] = np.nan
     return sums
+
+
+def trusted_tiles(sums: FLOAT64, tiles: Tiles) -> BOOL:
+    """Which float32 tiles hold what they should, bool [n]."""
+    inside = np.arange(sums.shape[1])[None, :] < tiles.columns[:, None]
+    with np.errstate(invalid="ignore"):
+        # A sum of zero is not: squares that all underflowed look the same as zeros.
+        trusted = np.isfinite(sums) & (sums > SMALLEST_ENERGY)
+    return np.asarray((trusted | ~inside).all(axis=1))

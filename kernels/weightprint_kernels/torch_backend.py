@@ -45,6 +45,14 @@ class TorchBackend:
 
     def moments(self, buffer: torch.Tensor, chunks: Chunks, dtype: str) -> FLOAT32:
         """Partial rows, float32 [n, 8]."""
+        return _to_host(self.moments_there(buffer, chunks, dtype))
+
+    def column_energies(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> FLOAT32:
+        """Σ w² per column, float32 [n, TILE_COLUMNS]."""
+        return _to_host(self.column_energies_there(buffer, tiles, dtype))
+
+    def moments_there(self, buffer: torch.Tensor, chunks: Chunks, dtype: str) -> torch.Tensor:
+        """Partial rows, float32 [n, 8], on the device."""
         rows = torch.full((len(chunks), len(ROW_FIELDS)), torch.nan, device=self.device)
         elements = SCRATCH_ELEMENTS[torch.device(self.device).type]
         scratch = [torch.empty(0, device=self.device) for _ in range(2)]
@@ -58,10 +66,10 @@ class TorchBackend:
                 offset = run.offset + first * run.step
                 _decode(_strided(buffer, typed, offset, shape, run.step, dtype), dtype, values, other)
                 rows[torch.from_numpy(index)] = _reduce(values, other)
-        return _to_host(rows)
+        return rows
 
-    def column_energies(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> FLOAT32:
-        """Σ w² per column, float32 [n, TILE_COLUMNS]."""
+    def column_energies_there(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> torch.Tensor:
+        """Σ w² per column, float32 [n, TILE_COLUMNS], on the device."""
         sums = torch.zeros((len(tiles), TILE_COLUMNS), device=self.device)
         scratch = [torch.empty(0, device=self.device) for _ in range(2)]
         typed = _typed(buffer, dtype)
@@ -71,7 +79,7 @@ class TorchBackend:
             values, other = (_shaped(flat, shape) for flat in scratch)
             _decode(_strided(buffer, typed, offset, shape, stride, dtype), dtype, values, other)
             torch.sum(values.square_(), dim=0, out=sums[number, :columns])
-        return _to_host(sums)
+        return sums
 
 
 class _Writable:

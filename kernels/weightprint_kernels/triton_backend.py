@@ -47,6 +47,14 @@ class TritonBackend:
 
     def moments(self, buffer: torch.Tensor, chunks: Chunks, dtype: str) -> FLOAT32:
         """Partial rows, float32 [n, 8]."""
+        return _to_host(self.moments_there(buffer, chunks, dtype))
+
+    def column_energies(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> FLOAT32:
+        """Σ w² per column, float32 [n, TILE_COLUMNS]."""
+        return _to_host(self.column_energies_there(buffer, tiles, dtype))
+
+    def moments_there(self, buffer: torch.Tensor, chunks: Chunks, dtype: str) -> torch.Tensor:
+        """Partial rows, float32 [n, 8], on the device."""
         rows = torch.full((len(chunks), len(ROW_FIELDS)), torch.nan, device=self.device)
         access = _access(buffer, dtype, chunks.offset, chunks.count * ITEMSIZE[dtype])
         block = np.array(BLOCKS)[np.searchsorted(BLOCKS, chunks.count)]
@@ -61,10 +69,10 @@ class TritonBackend:
                     rows,
                     **moments_variant(dtype, mode, size),
                 )
-        return _to_host(rows)
+        return rows
 
-    def column_energies(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> FLOAT32:
-        """Σ w² per column, float32 [n, TILE_COLUMNS]."""
+    def column_energies_there(self, buffer: torch.Tensor, tiles: Tiles, dtype: str) -> torch.Tensor:
+        """Σ w² per column, float32 [n, TILE_COLUMNS], on the device."""
         sums = torch.full((len(tiles), TILE_COLUMNS), torch.nan, device=self.device)
         access = _access(buffer, dtype, tiles.offset, tiles.stride, tiles.columns * ITEMSIZE[dtype])
         with self._current():
@@ -78,10 +86,12 @@ class TritonBackend:
                     sums,
                     **column_energies_variant(dtype, mode),
                 )
-        return _to_host(sums)
+        return sums
 
     def _table(self, columns: list[INT64]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)).to(self.device)
+        table = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64))
+        # Out of pinned memory the copy waits for nothing; the allocator keeps the memory until it is done.
+        return table if self.device == "cpu" else table.pin_memory().to(self.device, non_blocking=True)
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[None]:

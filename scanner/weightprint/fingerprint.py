@@ -18,6 +18,7 @@ import numpy as np
 
 from weightprint import __version__
 from weightprint.data import Bytes, Checkpoint, Coverage, Fingerprint, Headers, MatrixStats, SourceFile, Understanding
+from weightprint.engine.settings import read_settings
 from weightprint.errors import Notice
 from weightprint.formats import read_headers
 from weightprint.formats.opened import is_directory
@@ -25,7 +26,7 @@ from weightprint.plan import CHANNELS, Plan, plan_reads
 from weightprint.roles import understand
 
 if TYPE_CHECKING:
-    from weightprint.engine import Reduction
+    from weightprint.engine.collect import Reduction
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
         reason = "holds no attention module that its tensor names and shapes show, so there is nothing to read"
         notices = (Notice("E_NO_ATTENTION", reason, str(checkpoint.path)),)
     sources = headers.sources + _config_source(checkpoint)
-    return Structure(headers, understanding, plan_reads(understanding.matrices), sources, notices, checkpoint.set_aside)
+    slot_bytes = read_settings().slot_bytes
+    return Structure(
+        headers, understanding, plan_reads(understanding.matrices, slot_bytes), sources, notices, checkpoint.set_aside
+    )
 
 
 def fingerprint_from(checkpoint: Checkpoint, structure: Structure, reduction: Reduction) -> Fingerprint:

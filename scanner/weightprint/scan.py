@@ -24,7 +24,7 @@ from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 
 if TYPE_CHECKING:
-    from weightprint.engine import Engine, Pending
+    from weightprint.engine.protocol import Engine, Pending
 
 
 AHEAD = 8

@@ -109,6 +109,15 @@ def _advise(slot: Slot, descriptor: int, advice: str) -> None:
             os.posix_fadvise(descriptor, slot.offset, slot.length, getattr(os, advice))
 
 
+def read_slot(slot: Slot, descriptor: int, buffer: UINT8) -> None:
+    """Read ``slot`` into ``buffer``, uint8 [length]; raises CheckpointError."""
+    _require_size(slot, descriptor)
+    resident = is_resident(descriptor, slot.offset, slot.length)
+    read(slot, descriptor, buffer)
+    if not resident:
+        _advise(slot, descriptor, "POSIX_FADV_DONTNEED")
+
+
 @contextlib.contextmanager
 def _mapped(slot: Slot, descriptor: int, guard: Guard) -> Iterator[UINT8]:
     before = slot.offset % mmap.ALLOCATIONGRANULARITY

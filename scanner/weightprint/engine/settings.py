@@ -1,4 +1,4 @@
-"""What may be set about reading, and what measurements made the default."""
+"""What may be set about reading, by variables of the environment, and what the defaults are."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from weightprint.errors import UsageError
 
 MOST_THREADS = 12
 """On one machine: with slots of 16 MiB they keep the mapped memory below 192 MiB."""
+MOST_READERS = 8
+"""Threads that fill the ring of a device: what a link of 50 GB/s takes at 7 GB/s a thread."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``threads`` read (and, on the CPU, reduce) slots side by side; default one for each processor."""
+    """``threads`` read slots side by side and on the CPU reduce them, default one for each processor; ``readers`` fill
+    the ring of a device, which has ``ring_slots`` places; a slot has ``slot_bytes``."""
 
     threads: int
+    readers: int
+    ring_slots: int
+    slot_bytes: int
 
 
 def read_settings() -> Settings:
     """The settings of the environment; raises UsageError E_USAGE."""
-    return Settings(threads=_whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256))
+    return Settings(
+        threads=_whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256),
+        readers=_whole("WEIGHTPRINT_READERS", min(processors(), MOST_READERS), 1, 256),
+        ring_slots=_whole("WEIGHTPRINT_RING_SLOTS", 12, 2, 1024),
+        slot_bytes=_whole("WEIGHTPRINT_SLOT_MIB", 16, 1, 1024) * 2**20,
+    )
 
 
 def processors() -> int:
