@@ -18,10 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from weightprint.throughput.synthetic import Shape, write_llama
 
-HIDDEN, KEY_VALUE, FEED_FORWARD = 2048, 512, 5632
-SHARD_BYTES = 500_000_000
+SHAPE = Shape(hidden=2048, key_value=512, feed_forward=5632)
 # Reports its own peak, so that neither the parent nor other children take part.
 CHILD = """
 import json, resource, sys
@@ -34,61 +33,13 @@ finally:
 """
 IMPORTS = """
 import json, resource, sys
-import numpy, safetensors.numpy, torch, weightprint.scan
-from weightprint_kernels.select import select_backend
-select_backend("cpu")
+import safetensors.numpy, weightprint.scan
+from weightprint.engine.choose import open_engine
+from weightprint.engine.guard import installed_guard
+installed_guard()
+open_engine("cpu").__exit__()
 sys.stderr.write(json.dumps({"peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
-
-
-def layer_shapes() -> dict[str, tuple[int, int]]:
-    """The matrices of one layer by the last part of their names."""
-    return {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.v_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (FEED_FORWARD, HIDDEN),
-        "mlp.up_proj": (FEED_FORWARD, HIDDEN),
-        "mlp.down_proj": (HIDDEN, FEED_FORWARD),
-    }
-
-
-def write_checkpoint(directory: Path, target: float) -> int:
-    """Write a sharded checkpoint of about ``target`` bytes; returns how many of them are attention."""
-    per_layer = sum(rows * columns for rows, columns in layer_shapes().values()) * 2
-    layers = max(3, round(target / per_layer))
-    per_shard = max(1, SHARD_BYTES // per_layer)
-    shards = [range(start, min(start + per_shard, layers)) for start in range(0, layers, per_shard)]
-    generator = np.random.default_rng(0)
-    weight_map = {}
-    for number, owned in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        names = {
-            f"model.layers.{layer}.{name}.weight": shape for layer in owned for name, shape in layer_shapes().items()
-        }
-        write_safetensors(directory / file, names, generator)
-        weight_map.update(dict.fromkeys(names, file))
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    attention = sum(r * c for name, (r, c) in layer_shapes().items() if name.startswith("self_attn"))
-    return layers * attention * 2
-
-
-def write_safetensors(path: Path, shapes: dict[str, tuple[int, int]], generator: np.random.Generator) -> None:
-    """Write random bf16 tensors one by one, so that writing 2 GB needs no 2 GB."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = shape[0] * shape[1] * 2
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for shape in shapes.values():
-            values = generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-            file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
 
 
 def peak(code: str, *arguments: str) -> tuple[float, dict[str, Any] | None]:
@@ -103,7 +54,8 @@ def measure(size: float, directory: Path, baseline: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         checkpoint = Path(folder) / "checkpoint"
         checkpoint.mkdir()
-        attention = write_checkpoint(checkpoint, size * 1e9)
+        per_layer = 2 * sum(rows * columns for rows, columns in SHAPE.layer().values())
+        attention = write_llama(checkpoint, SHAPE, max(3, round(size * 1e9 / per_layer)))
         used, document = peak(
             CHILD,
             "weightprint",

@@ -7,7 +7,13 @@ import sys
 
 import typer
 
-from weightprint.cli import exits, look_commands, refs_commands, scan_command  # noqa: F401  they register themselves
+from weightprint.cli import (  # noqa: F401  they register themselves
+    bench_command,
+    exits,
+    look_commands,
+    refs_commands,
+    scan_command,
+)
 from weightprint.cli.app import app
 from weightprint.cli.console import open_closed_streams, say
 from weightprint.errors import WeightprintError

@@ -11,6 +11,7 @@ engine says so; after any other failure than missing memory the rest of the scan
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -45,6 +46,8 @@ from weightprint_kernels.layout import (
 
 RESULT_BYTES = 64 * 2**20
 """Rows and sums that may gather on the device before they are copied to the host."""
+PARTS = 4
+"""Of results that may wait on the device to be merged: one thread does that, and reads again what float32 lost."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,20 @@ class DeviceEngine:
     ) -> None:
         self.backend = backend
         self.streams = streams_of(backend.device)
-        self.ring = Ring(self.streams, backend.device, size.slots, size.slot_bytes)
-        self.readers = Readers(self.ring, size.readers, processors_near(backend.device))
+        near = processors_near(backend.device)
+        self.ring = Ring(self.streams, backend.device, size.slots, size.slot_bytes, near)
+        self.readers = Readers(self.ring, size.readers, near)
         self._on_cpu = on_cpu
         self._cpu: CpuEngine | None = None
+        self._cpu_lock = threading.Lock()
         self._description = description
         self._redone: list[str] = []
         self._broken: Exception | None = None
+        self._left = False
         self._busy: deque[tuple[Mark, Place]] = deque()
         self._queue: queue.SimpleQueue[PendingOnDevice | None] = queue.SimpleQueue()
         self._merger = ThreadPoolExecutor(1, "weightprint-merger")
+        self._parts = threading.Semaphore(PARTS)
         self._launcher = threading.Thread(target=self._launch_plans, name="weightprint-launcher", daemon=True)
         self._launcher.start()
 
@@ -91,7 +98,7 @@ class DeviceEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._broken = self._broken or CancelledError()
+        self._left = True
         self._queue.put(None)
         self.readers.close()
         self._launcher.join()
@@ -115,39 +122,55 @@ class DeviceEngine:
         return pending
 
     def redo(self, plan: Plan, error: Exception) -> Reduction:
-        """Carry out a plan on the CPU that the device failed at."""
+        """Carry out a plan on the CPU that the device failed at; raises CancelledError where the engine was left."""
+        self.require_open()
+        self._note(error)
         self._redone.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         return self._cpu_engine().submit(plan).result()
 
-    def reduce_on_cpu(self, slot: Slot, files: OpenFiles) -> list[Reduced]:
+    def reduce_on_cpu(self, slot: Slot, plan: Plan) -> list[Reduced]:
         """Read one slot again and reduce it on the CPU; raises CheckpointError."""
         backend: Backend = self._cpu_engine().backend
-        with files.using(slot.path) as descriptor, bytes_of(slot, descriptor) as data:
+        with (
+            contextlib.closing(OpenFiles(plan)) as files,
+            files.using(slot.path) as descriptor,
+            bytes_of(slot, descriptor) as data,
+        ):
             buffer = backend.place(data)
             results = [reduce(backend, data, buffer, batch.rectangles, batch.dtype) for batch in slot.batches]
             del buffer, data
         return results
 
+    def require_open(self) -> None:
+        """Raises CancelledError where the engine was left."""
+        if self._left:
+            raise CancelledError
+
     def _cpu_engine(self) -> CpuEngine:
-        if self._cpu is None:
-            self._cpu = self._on_cpu()
-        return self._cpu
+        with self._cpu_lock:
+            if self._cpu is None:
+                self._cpu = self._on_cpu()
+            return self._cpu
 
     def _launch_plans(self) -> None:
         """The launching thread."""
         while (pending := self._queue.get()) is not None:
             try:
-                if self._broken is not None:
-                    raise self._broken
+                self.streams.enter_thread()
                 self._launch_plan(pending)
             except Exception as error:  # noqa: BLE001  whatever a driver raises: the CPU can still do it
-                pending.give_up(error)
+                # Its traceback would hold the results gathered so far, which are memory of the device.
+                pending.give_up(error.with_traceback(None))
                 self._recover(error)
+        self._drain()
 
     def _launch_plan(self, pending: PendingOnDevice) -> None:
         gathered: list[_Launched] = []
         size = 0
         while pending.reads:
+            self.require_open()
+            if self._broken is not None:
+                raise self._broken
             while self._busy and not pending.reads[0].done():
                 self._retire()
             launched = self._launch(pending.reads.popleft())
@@ -206,27 +229,43 @@ class DeviceEngine:
             self.ring.give_back(place)
 
     def _hand_over(self, pending: PendingOnDevice, gathered: list[_Launched]) -> None:
-        """Queue one copy of all results to the host, and their merging behind it."""
+        """Queue the merging of all results, which copies them to the host when they are there.
+
+        The merging thread copies them into ordinary memory: pinning some takes longer than that, in this thread.
+        """
         with self.streams.computing():
             flat = [result.reshape(-1) for launched in gathered for result in launched.results]
             there = torch.cat(flat) if flat else torch.zeros(0)
-            host = self.streams.allocate_host(there.nbytes).view(torch.float32)
-            host.copy_(there, non_blocking=True)
             mark = self.streams.mark()
         slots = [(launched.slot, launched.error) for launched in gathered]
-        pending.merges.append(self._merger.submit(pending.merge, slots, host, mark))
+        self._parts.acquire()
+        merge = self._merger.submit(pending.merge, slots, there, mark)
+        merge.add_done_callback(lambda done: self._parts.release())
+        pending.merges.append(merge)
 
     def _recover(self, error: Exception) -> None:
         """After a failure of the device: all places are free again, and unless only memory was missing, it is over."""
-        if not isinstance(error, torch.OutOfMemoryError):
-            self._broken = self._broken or error
+        self._note(error)
+        self._drain()
+        if self._broken is None:
+            try:
+                self.streams.free_memory()
+            except Exception as again:  # noqa: BLE001  nothing may end this thread: others wait for what it launches
+                self._note(again)
+
+    def _drain(self) -> None:
+        """Wait until the device is through with every place."""
         while self._busy:
             try:
                 self._retire()
-            except Exception as again:  # noqa: BLE001  the place was given back all the same
-                self._broken = self._broken or again
-        if self.backend.device != "cpu" and self._broken is None:
-            torch.cuda.empty_cache()
+            except Exception as error:  # noqa: BLE001  the place was given back all the same
+                self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Remember what the device failed with, unless only memory was missing."""
+        if self._broken is None and not isinstance(error, torch.OutOfMemoryError | CancelledError):
+            self._broken = error
+            self.ring.abandon()
 
 
 class PendingOnDevice:
@@ -268,11 +307,14 @@ class PendingOnDevice:
             read.add_done_callback(self._drop)
         self.launched.set()
 
-    def merge(self, slots: list[tuple[Slot | None, CheckpointError | None]], host: torch.Tensor, mark: Mark) -> None:
+    def merge(self, slots: list[tuple[Slot | None, CheckpointError | None]], there: torch.Tensor, mark: Mark) -> None:
         """On the merging thread: take in the results of the next slots in plan order."""
-        mark.synchronize()
-        figures: FLOAT32 = host.numpy()
+        self._engine.streams.enter_thread()
+        mark.synchronize()  # after it any stream may read them
+        figures: FLOAT32 = there.cpu().numpy()
+        del there
         for slot, error in slots:
+            self._engine.require_open()
             if error is not None:
                 self._collector.fail(self._number, error)
             elif slot is None:
@@ -299,19 +341,22 @@ class PendingOnDevice:
             if trusted:
                 results.append(reduced(batch.rectangles, rows, chunks.count, sums))
         try:
-            self._collector.add(slot, results if trusted else self._engine.reduce_on_cpu(slot, OpenFiles(self._plan)))
+            self._collector.add(slot, results if trusted else self._engine.reduce_on_cpu(slot, self._plan))
         except CheckpointError as error:
             self._collector.fail(self._number, error)
         return figures
 
     def _read(self, number: int) -> Future[Filled | None]:
         file = int(self._plan.file[number])
+        path = self._plan.paths[file]
         read = self._engine.readers.read(
             self._plan, number, self._files, lambda: self._error is None and file not in self._failed
         )
 
         def note(done: Future[Filled | None]) -> None:
-            if not done.cancelled() and done.exception() is not None:
+            if done.cancelled():
+                self._files.done(path)
+            elif done.exception() is not None:
                 self._failed.add(file)
 
         read.add_done_callback(note)

@@ -11,14 +11,14 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from weightprint.engine.files import OpenFiles, read_slot
-from weightprint.engine.streams import Streams
+from weightprint.engine.streams import Streams, never_free
 from weightprint.plan import Plan, Slot
 
 ALIGNMENT = 16
@@ -27,7 +27,7 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class Place:
-    """One buffer of the ring, uint8 [slot bytes + ALIGNMENT], here and on the device."""
+    """One buffer of the ring, uint8 of a slot's bytes and ALIGNMENT at least, here and on the device."""
 
     host: torch.Tensor
     there: torch.Tensor
@@ -49,41 +49,56 @@ class Ring:
     could all hold slots that wait for one without a place.
     """
 
-    def __init__(self, streams: Streams, device: str, slots: int, slot_bytes: int) -> None:
+    def __init__(self, streams: Streams, device: str, slots: int, slot_bytes: int, processors: frozenset[int]) -> None:
         self.slots = slots
-        host = streams.allocate_host(slots * (slot_bytes + ALIGNMENT)).view(slots, -1)
-        there = torch.empty((slots, slot_bytes + ALIGNMENT), dtype=torch.uint8, device=device)
-        self._free = [Place(host[number], there[number]) for number in range(slots)]
+        size = (-(-slot_bytes // ALIGNMENT) + 1) * ALIGNMENT  # every place begins aligned
+        with staying_on(processors):
+            self._host = streams.allocate_host(slots * size)
+        there = torch.empty((slots, size), dtype=torch.uint8, device=device)
+        self._free = [Place(*both) for both in zip(self._host.view(slots, size), there, strict=True)]
         self._turn = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, threading.Condition] = {}
 
     def take(self, turn: int, wanted: Callable[[], bool]) -> Place | None:
         """A place for the reader whose turn is number ``turn``, when there is one; None if it is not ``wanted`` any
         more, or the ring is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._turn == turn and (self._free or not wanted())))
+        with self._lock:
+            changed = self._waiting[turn] = threading.Condition(self._lock)
+            changed.wait_for(lambda: self._closed or (self._turn == turn and (self._free or not wanted())))
+            del self._waiting[turn]
             place = self._free.pop() if not self._closed and wanted() else None
             self._turn += 1
-            self._changed.notify_all()
+            self._wake()
             return place
 
     def give_back(self, place: Place) -> None:
         """The device no longer reads this place."""
-        with self._changed:
+        with self._lock:
             self._free.append(place)
-            self._changed.notify_all()
+            self._wake()
 
     def look_again(self) -> None:
         """What is wanted has changed."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._wake()
 
     def close(self) -> None:
         """Wake every reader that waits for a place."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            for changed in self._waiting.values():
+                changed.notify()
+
+    def abandon(self) -> None:
+        """The device failed: see never_free."""
+        never_free(self._host)
+
+    def _wake(self) -> None:
+        """Wake the reader whose turn it is, and no other: a full ring has all of them waiting."""
+        if self._turn in self._waiting:
+            self._waiting[self._turn].notify()
 
 
 class Readers:
@@ -116,6 +131,19 @@ class Readers:
             self._ring.give_back(place)
             raise
         return Filled(slot, place, start)
+
+
+@contextlib.contextmanager
+def staying_on(processors: frozenset[int]) -> Iterator[None]:
+    """Keep the calling thread on these processors for a while: memory comes from where it is first touched."""
+    before = os.sched_getaffinity(0) if processors and hasattr(os, "sched_getaffinity") else frozenset()
+    stay_on(processors)
+    try:
+        yield
+    finally:
+        if before:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, before)
 
 
 def stay_on(processors: frozenset[int]) -> None:

@@ -7,6 +7,7 @@ device runs in Triton's interpreter as it does on CUDA.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ class Mark(Protocol):
 class Streams(Protocol):
     """Two queues of work: what is copied in, and what is computed."""
 
+    def enter_thread(self) -> None:
+        """Make the device that of the calling thread. Every thread that calls the device begins with it."""
+        ...
+
     def allocate_host(self, size: int) -> torch.Tensor:
         """Bytes on the host that the device can copy by itself, uint8 [size]."""
         ...
@@ -41,6 +46,10 @@ class Streams(Protocol):
         """The end of what is queued for computing now."""
         ...
 
+    def free_memory(self) -> None:
+        """Give back what is kept of the device's memory for later."""
+        ...
+
 
 class CudaStreams:
     """Streams of one CUDA device."""
@@ -50,8 +59,12 @@ class CudaStreams:
         self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._kernels = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
+    def enter_thread(self) -> None:
+        """A thread begins on device 0, and a call there would take half a gigabyte of what may be another's device."""
+        torch.cuda.set_device(self.device)
+
     def allocate_host(self, size: int) -> torch.Tensor:
-        """Pinned memory."""
+        """Pinned memory, on the memory node of the calling thread."""
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
@@ -65,14 +78,21 @@ class CudaStreams:
         return torch.cuda.stream(self._kernels)
 
     def mark(self) -> Mark:
-        """An event on the stream of kernels."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        """An event on the stream of kernels. Who waits for it sleeps: the processors are the readers'."""
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(self._kernels)
         return event
+
+    def free_memory(self) -> None:
+        """What torch's allocator keeps."""
+        torch.cuda.empty_cache()
 
 
 class HostStreams:
     """No streams: each call ends when its work is done."""
+
+    def enter_thread(self) -> None:
+        """Every thread is there."""
 
     def allocate_host(self, size: int) -> torch.Tensor:
         """Ordinary memory."""
@@ -90,6 +110,9 @@ class HostStreams:
         """Everything is done."""
         return _Done()
 
+    def free_memory(self) -> None:
+        """Nothing is kept."""
+
 
 class _Done:
     def synchronize(self) -> None:
@@ -99,6 +122,12 @@ class _Done:
 def streams_of(device: str) -> Streams:
     """The streams of ``device``, as torch names it."""
     return CudaStreams(device) if torch.device(device).type == "cuda" else HostStreams()
+
+
+def never_free(tensor: torch.Tensor) -> None:
+    """Keep a tensor to the end of the process. torch records an event where pinned memory is freed that was copied from;
+    on a device that failed this raises, in a destructor, and ends the process."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))
 
 
 def processors_near(device: str) -> frozenset[int]:
