@@ -132,30 +132,33 @@ def line_order(dtype: str) -> INT64:
 
 
 @intrinsic
-def line_sums(_context, data, start, lines, energies, first, tag):
+def line_sums(_context, data, start, lines, shift, energies, first, tag):
     """S1, S2, S3, S4 (float32), largest and smallest magnitude code (int64) of whole lines.
 
     ``lines`` >= 1 lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment; or as many from each of two
-    bytes, where ``start`` is a pair. Where ``energies``, float32, is not None, each element's square is added to
-    ``energies[first + i]``, in the order of :func:`line_order`. ``tag`` is one of :func:`tag`.
+    bytes, where ``start`` is a pair. Sums are about zero, or about ``shift``, float32, where it is not None. Where
+    ``energies``, float32, is not None, each element's square is added to ``energies[first + i]``, in the order of
+    :func:`line_order`; it goes with sums about zero. ``tag`` is one of :func:`tag`.
     """
     dtype = _BY_TAG[str(tag)]
     result = types.Tuple((types.float32,) * 4 + (types.int64,) * 2)
     several = isinstance(start, types.UniTuple)
     places = types.UniTuple(types.intp, len(start)) if several else types.intp
-    signature = result(data, places, types.intp, energies, types.intp, tag)
+    moved = types.none if isinstance(shift, types.NoneType) else types.float32
+    signature = result(data, places, types.intp, moved, energies, types.intp, tag)
 
     def generate(context, builder, signature, arguments):
-        start, lines, first = arguments[1], arguments[2], arguments[4]
+        start, lines, first = arguments[1], arguments[2], arguments[5]
         base = _bytes_of(context, builder, signature.args[0], arguments[0])
         starts = cgutils.unpack_tuple(builder, start) if several else [start]
         sources = [builder.gep(base, [start]) for start in starts]
         target = None
         if not isinstance(energies, types.NoneType):
-            whole = _bytes_of(context, builder, signature.args[3], arguments[3])
+            whole = _bytes_of(context, builder, signature.args[4], arguments[4])
             target = builder.gep(whole, [builder.mul(first, ir.Constant(I64, 4))])
         length = builder.mul(lines, ir.Constant(I64, LINE_BYTES))
-        sums, largest, smallest = _loop(builder, sources, length, target, dtype)
+        about = None if moved is types.none else _everywhere(builder, arguments[3])
+        sums, largest, smallest = _loop(builder, sources, length, (about, target), dtype)
         figures = [_across(builder, lanes, builder.fadd) for lanes in sums]
         figures += [
             builder.zext(_across(builder, largest, _larger(builder)), I64),
@@ -171,8 +174,15 @@ def _bytes_of(context, builder, array_type, array):
     return builder.bitcast(context.make_array(array_type)(context, builder, array).data, I8.as_pointer())
 
 
-def _loop(builder, sources, length, target, dtype):
+def _everywhere(builder, number):
+    """One float in every lane."""
+    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def _loop(builder, sources, length, wanted, dtype):
     """The loop over lines: ([S1, S2, S3, S4] as vectors, largest codes, smallest codes)."""
+    about, target = wanted
     format, bits = FORMATS[dtype], 8 * ITEMSIZE[dtype]
     lanes = 8 * LINE_BYTES // bits
     codes_type = ir.VectorType(ir.IntType(bits), lanes)
@@ -200,6 +210,8 @@ def _loop(builder, sources, length, target, dtype):
         largest_now = _larger(builder)(largest_now, magnitudes)
         smallest_now = _smaller(builder)(smallest_now, magnitudes)
         for number, value in enumerate(format.unpack(builder, line)):
+            if about is not None:
+                value = builder.fsub(value, about)  # noqa: PLW2901
             square = builder.fmul(value, value)
             squares[number].append(square)
             s1, s2, s3, s4 = sums[number % chains :: chains]

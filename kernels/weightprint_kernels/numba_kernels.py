@@ -4,8 +4,8 @@
 
 Sums are taken about zero, in float32 over one chunk and in float64 from there on. That is exact enough wherever a
 chunk's mean is not larger than its standard deviation, which is what weights look like; and it needs one visit to the
-bytes. Chunks of which it does not hold (a large mean, a value that is not finite, a spread or a sum beyond float32)
-are summed again, element by element in float64 about their own mean, while they are in the cache.
+bytes. A chunk of a larger mean is summed again about that mean, while it is in the cache; one that holds a value that
+is not finite, or whose spread or sums are beyond float32, element by element in float64.
 
 Every function releases the interpreter's lock. Compiled code is kept on disk where a directory for it can be written.
 """
@@ -30,6 +30,11 @@ FLUSH_ROWS = 64
 """Squares added up in float32 before a column's energy goes on in float64."""
 
 FAULT_BYTES = 2**16
+BLOCK_LINES = 64
+"""Lines added up in float32: 64 additions to each lane. Many more, and values of which there are few different ones, as
+in coarse formats, round the same way too often."""
+SHIFTED_LINES = 8
+"""The same about a mean: there most deviations of a coarse format can be tiny beside a few."""
 
 Form = namedtuple("Form", "tag itemsize magnitude special scale table order")
 """A format for the kernels: see numba_backend."""
@@ -67,7 +72,7 @@ def moments_of_chunks(data, offsets, counts, form, rows):
         if holds(found, count, form):
             shift, s1, s2, s3, s4, largest, finite = 0.0, found[0], found[1], found[2], found[3], found[4], count
         else:
-            shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, form)
+            shift, s1, s2, s3, s4, largest, finite = sums_about_mean(data, start, count, found, form)
         row = rows[number]
         row[0], row[1], row[2], row[3], row[4] = shift, s1, s2, s3, s4
         row[5], row[6], row[7] = value_of(largest, form), finite, found[5]
@@ -126,7 +131,8 @@ def reduce_rectangle(data, rectangle, form, pad, moments, energies):
                 largest = max(largest, found[4])
             else:
                 for begin in range(start, start + together * stride, stride):
-                    about_mean = sums_about_mean(data, begin, count, form)
+                    alone = sums_about_zero(data, begin, count, None, 0, form, pad)
+                    about_mean = sums_about_mean(data, begin, count, alone, form)
                     add_central(other, about_mean)
                     energy += energy_of(about_mean, count)
                     largest = max(largest, about_mean[5])
@@ -177,12 +183,10 @@ def sums_about_zero(data, start, count, squares, first, form, pad):
     where :func:`holds` says so.
     """
     lines = count * form.itemsize // LINE_BYTES
-    s1, s2, s3, s4, largest, smallest = np.float32(0), np.float32(0), np.float32(0), np.float32(0), 0, 1
-    if lines > 0:
-        s1, s2, s3, s4, largest, smallest = line_sums(data, start, lines, squares, first, form.tag)
+    s1, s2, s3, s4, largest, smallest = sums_of_lines(data, start, lines, None, squares, first, form)
     zeros = count_zeros(data, start, lines * LINE_BYTES, form.itemsize) if smallest == 0 else 0
-    scale = form.scale
     t1, t2, t3, t4, large, more = sums_of_rest(data, start, count, squares, first, form, pad)
+    scale = form.scale
     return (
         (s1 + t1) * scale,
         (s2 + t2) * scale**2,
@@ -194,13 +198,34 @@ def sums_about_zero(data, start, count, squares, first, form, pad):
 
 
 @compiled
+def sums_of_lines(data, start, lines, shift, squares, first, form):
+    """:func:`line_sums` of any number of lines: in float32 over a block of them, in float64 over the blocks."""
+    block = BLOCK_LINES if shift is None else SHIFTED_LINES
+    s1 = s2 = s3 = s4 = 0.0
+    largest, smallest = 0, 1
+    for line in range(0, lines, block):
+        own = min(block, lines - line)
+        place = first + line * len(form.order)
+        t1, t2, t3, t4, large, small = line_sums(data, start + line * LINE_BYTES, own, shift, squares, place, form.tag)
+        s1, s2, s3, s4 = s1 + t1, s2 + t2, s3 + t3, s4 + t4
+        largest, smallest = max(largest, large), min(smallest, small)
+    return s1, s2, s3, s4, largest, smallest
+
+
+@compiled
 def sums_of_two(data, pair, count, squares, first, form, pad):
-    """The same of ``count`` elements from each of two starts, whose squares are added up together."""
+    """:func:`sums_about_zero` of ``count`` elements from each of two starts, whose squares are added up together."""
+    upper, lower = pair
     lines = count * form.itemsize // LINE_BYTES
-    s1, s2, s3, s4, largest, smallest = np.float32(0), np.float32(0), np.float32(0), np.float32(0), 0, 1
-    if lines > 0:
-        s1, s2, s3, s4, largest, smallest = line_sums(data, pair, lines, squares, first, form.tag)
-    zeros = 0
+    s1 = s2 = s3 = s4 = 0.0
+    largest, smallest, zeros = 0, 1, 0
+    for line in range(0, lines, BLOCK_LINES // 2):
+        own = min(BLOCK_LINES // 2, lines - line)
+        starts = (upper + line * LINE_BYTES, lower + line * LINE_BYTES)
+        place = first + line * len(form.order)
+        t1, t2, t3, t4, large, small = line_sums(data, starts, own, None, squares, place, form.tag)
+        s1, s2, s3, s4 = s1 + t1, s2 + t2, s3 + t3, s4 + t4
+        largest, smallest = max(largest, large), min(smallest, small)
     for start in pair:
         if smallest == 0:
             zeros += count_zeros(data, start, lines * LINE_BYTES, form.itemsize)
@@ -222,7 +247,7 @@ def sums_of_rest(data, start, count, squares, first, form, pad):
     for byte in range(rest):
         pad[byte] = data[start + lines * LINE_BYTES + byte]
     place = first + lines * len(form.order)
-    s1, s2, s3, s4, largest, _smallest = line_sums(pad, 0, 1, squares, place, form.tag)
+    s1, s2, s3, s4, largest, _smallest = line_sums(pad, 0, 1, None, squares, place, form.tag)
     return s1, s2, s3, s4, largest, count_zeros(pad, 0, rest, form.itemsize)
 
 
@@ -236,18 +261,67 @@ def holds(found, count, form):
 
 
 @compiled
-def sums_about_mean(data, start, count, form):
-    """Shift, S1 to S4, largest finite magnitude code and number of the finite elements, element by element."""
-    values = np.empty(count)
-    finite = largest = 0
-    low, high, total = np.inf, -np.inf, 0.0
+def sums_about_mean(data, start, count, found, form):
+    """Shift, S1 to S4, largest finite magnitude code and number of the finite elements.
+
+    ``found`` are the sums about zero. A chunk of finite values of a large mean is summed about that mean in float32;
+    where that does not hold either, element by element in float64.
+    """
+    s1, s2, _s3, _s4, largest, _zeros = found
+    lines = count * form.itemsize // LINE_BYTES
+    if largest < form.special and np.isfinite(s2) and lines > 0:
+        shift = np.float32(s1 / count)
+        scaled = np.float32(shift / form.scale)
+        t1, t2, t3, t4, _large, _small = sums_of_lines(data, start, lines, scaled, None, 0, form)
+        done = lines * LINE_BYTES // form.itemsize
+        u1, u2, u3, u4 = sums_about(data, start + lines * LINE_BYTES, count - done, float(shift), form)
+        scale = form.scale
+        u1, u2, u3, u4 = u1 + t1 * scale, u2 + t2 * scale**2, u3 + t3 * scale**3, u4 + t4 * scale**4
+        if holds((u1, u2, u3, u4, largest, 0), count, form):
+            return float(shift), u1, u2, u3, u4, largest, count
+    return exact_sums(data, start, count, form)
+
+
+@compiled
+def sums_about(data, start, count, shift, form):
+    """S1 to S4 about ``shift`` of finite elements, one by one."""
+    s1 = s2 = s3 = s4 = 0.0
     for number in range(count):
         code = code_at(data, start + number * form.itemsize, form.itemsize)
         magnitude = code & form.magnitude
+        value = value_of(magnitude, form)
+        d = (value if magnitude == code else -value) - shift
+        s1 += d
+        s2 += d * d
+        s3 += d * d * d
+        s4 += d * d * d * d
+    return s1, s2, s3, s4
+
+
+@compiled
+def exact_sums(data, start, count, form):
+    """Shift, S1 to S4, largest finite magnitude code and number of the finite elements, one by one in float64."""
+    raw = data[start : start + count * form.itemsize]
+    if form.itemsize == 1:
+        return exact_sums_of(raw, form)
+    if form.itemsize == 2:
+        return exact_sums_of(raw.view(np.uint16), form)
+    return exact_sums_of(raw.view(np.uint32), form)
+
+
+@compiled
+def exact_sums_of(codes, form):
+    """The same of an array of codes."""
+    values = np.empty(len(codes))
+    finite = largest = 0
+    low, high, total = np.inf, -np.inf, 0.0
+    for code in codes:
+        magnitude = np.int64(code) & form.magnitude
         if magnitude < form.special:
             value = value_of(magnitude, form)
-            values[finite] = value if magnitude == code else -value
-            low, high, total = min(low, values[finite]), max(high, values[finite]), total + values[finite]
+            value = value if magnitude == code else -value
+            values[finite] = value
+            low, high, total = min(low, value), max(high, value), total + value
             largest = max(largest, magnitude)
             finite += 1
     if finite == 0:
