@@ -55,7 +55,7 @@ def section(title: str) -> str:
 
 
 def test_the_walk_finds_the_commands() -> None:
-    words = ("scan", "compare", "show", "inspect", "fingerprint", "refs add", "refs list", "refs remove")
+    words = ("scan", "compare", "show", "inspect", "fingerprint", "refs add", "refs list", "refs remove", "bench")
     assert set(COMMANDS) == {f"weightprint {word}" for word in words}
 
 

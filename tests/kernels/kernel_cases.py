@@ -199,6 +199,63 @@ def tile_cases(dtype: str) -> list[Case]:
     return [*cases, Case("special", dtype, encode(holed, dtype))]
 
 
+def rectangle_cases(dtype: str) -> list[Case]:
+    """Matrices of more rows than are summed in float32 at a time, than a tile has, of more columns than a chunk; of
+    whole cache lines and not; with and without a gap between rows."""
+    itemsize = ITEMSIZE[dtype]
+    line = 64 // itemsize
+    shapes = ((1, 1), (2, line), (63, line + 1), (64, 2 * line), (65, 2 * line - 1), (129, 3), (257, line + 7))
+    cases = [Case(f"{rows}x{columns}", dtype, encode(normal((rows, columns), rows), dtype)) for rows, columns in shapes]
+    cases.append(Case("wider-than-a-chunk", dtype, encode(normal((3, 8192 + 2 * line + 5), 3), dtype), gap=itemsize))
+    for lead, gap in ((1, 0), (3, 1), (0, 64 + itemsize), (itemsize, 13)):
+        name = f"lead-{lead}-gap-{gap}"
+        cases.append(Case(name, dtype, encode(normal((70, line + 9), 14), dtype), lead=lead, gap=gap))
+    cases += [Case(case.name, dtype, case.raw, gap=itemsize) for case in _banded(dtype)]
+    return cases
+
+
+def _banded(dtype: str) -> list[Case]:
+    """Of 150 rows the first band of 64 is healthy, the second holds what is special, and the last is healthy."""
+    itemsize = ITEMSIZE[dtype]
+    columns = 64 // itemsize + 3
+    base = normal((150, columns), 15)
+    holed, zeros, outlier, far = base.copy(), base.copy(), base.copy(), base.copy()
+    holed[70, 1] = holed[127, columns - 1] = np.nan
+    zeros[64:128] = 0
+    zeros[:, 2] = -0.0
+    outlier[100, 5] = 200.0
+    far[64:128] += 30
+    values = {"nan": holed, "zero": zeros, "outlier": outlier, "far": far}
+    if dtype != "f8_e4m3":
+        values["infinite"] = base.copy()
+        values["infinite"][64, 0], values["infinite"][99, columns - 2] = np.inf, -np.inf
+    if dtype in WIDE:
+        # Squares and fourth powers that leave float32, and columns whose squares vanish beside those that do not.
+        values["huge"], values["tiny"] = base.copy(), base.copy()
+        values["huge"][64:128] *= 1e25
+        values["tiny"][64:128, ::2] *= 1e-24
+        values["tiny"][:, 3] = 1e-30
+    return [Case(f"band-{name}", dtype, encode(matrix, dtype)) for name, matrix in values.items()]
+
+
+def codes_moved(dtype: str, by: int) -> Case:
+    """Every code in rows of 128, ``by`` elements further on than in code_case."""
+    case = code_case(dtype, columns=128)
+    itemsize = ITEMSIZE[dtype]
+    return Case(f"codes-moved-{by}", dtype, np.roll(case.raw.reshape(-1), by * itemsize).reshape(case.raw.shape))
+
+
+def negatives_case(dtype: str) -> Case:
+    """A row for each magnitude: the code and its negative in turn, over two cache lines; of f32 the
+    magnitudes of bf16."""
+    itemsize = ITEMSIZE[dtype]
+    bits = 8 * itemsize
+    codes = np.arange(2 ** min(bits - 1, 15), dtype=np.int64) << max(bits - 16, 0)
+    rows = np.repeat(codes[:, None], 128 // itemsize, axis=1)
+    rows[:, 1::2] |= 1 << (bits - 1)
+    return Case("negatives", dtype, rows.astype(f"<u{itemsize}").view(np.uint8))
+
+
 def code_case(dtype: str, columns: int = 64) -> Case:
     """Every code of a 16-bit or 8-bit format, in order; of f32 those of bf16 with a lower half."""
     codes = np.arange(256, dtype=np.uint8) if ITEMSIZE[dtype] == 1 else np.arange(65_536, dtype="<u2")

@@ -14,23 +14,29 @@ from kernel_cases import GUARDS, Case, Truth, truth
 
 import tolerances
 from weightprint_kernels.backend import Backend
-from weightprint_kernels.compute import column_energy_tiles, moments_rows
+from weightprint_kernels.compute import column_energy_tiles, moments_rows, reduce
 from weightprint_kernels.layout import (
     ABS_MAX,
     CHUNK_ELEMENTS,
+    COLUMN_ENERGY,
+    INT64,
     ITEMSIZE,
     N_FINITE,
     N_ZERO,
+    NO_ENERGY,
+    ROW_ENERGY,
     TILE_COLUMNS,
     TILE_ROWS,
     UINT8,
     Chunks,
+    Rectangles,
+    Reduced,
     Tiles,
-    chunk_matrix,
-    chunks_per_row,
-    tile_matrix,
+    chunk_rectangles,
+    rectangle,
+    tile_rectangles,
 )
-from weightprint_kernels.merge import MergedMoments, merge_rows, row_energies
+from weightprint_kernels.merge import MergedMoments, as_merged, merge_rows, row_energies
 
 FLOAT64 = npt.NDArray[np.float64]
 
@@ -124,6 +130,131 @@ def check_scattered_tiles(backend: Backend, case: Case, pieces: list[tuple[int, 
     np.testing.assert_allclose(sums, expected, rtol=tolerances.ENERGY_RELATIVE)
 
 
+Box = tuple[int, int, int, int]
+"""Part of a matrix: top, bottom, left, right."""
+
+
+def check_rectangles(backend: Backend, case: Case) -> None:
+    """The whole matrix, its rows and columns without the first and the last, and two halves, in one table for each
+    kind of energy, and then in a table in which the kinds take turns."""
+    boxes = boxes_of(case)
+    parts = parts_of(case, boxes)
+    truths = [truth(part) for part in parts]
+    energies = {axis: [energies_of(part, axis) for part in parts] for axis in (NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY)}
+    alike = [[axis] * len(boxes) for axis in energies]
+    for axes in (*alike, [number % 3 for number in range(len(boxes))]):
+        found = reduced_boxes(backend, case, boxes, axes)
+        assert_merged(found.moments, truths)
+        expected = [energies[axis][number] for number, axis in enumerate(axes)]
+        assert_energies(found.energies, np.concatenate([np.zeros(0), *expected]))
+
+
+def check_boxes(backend: Backend, case: Case, boxes: list[Box], axes: list[int]) -> None:
+    """Any table of rectangles, by the engine's own call: moments, and the energies of one after the other."""
+    found = reduced_boxes(backend, case, boxes, axes)
+    parts = parts_of(case, boxes)
+    assert_merged(found.moments, [truth(part) for part in parts])
+    expected = [energies_of(part, axis) for part, axis in zip(parts, axes, strict=True)]
+    assert_energies(found.energies, np.concatenate([np.zeros(0), *expected]))
+
+
+def parts_of(case: Case, boxes: list[Box]) -> list[FLOAT64]:
+    values = case.values()
+    return [values[top:bottom, left:right] for top, bottom, left, right in boxes]
+
+
+def boxes_of(case: Case) -> list[Box]:
+    """Rectangles of a matrix: whole, without its border, and cut in two either way, where it has so many elements."""
+    rows, columns = case.rows, case.columns
+    down, across = max(rows // 2, 1), max(columns // 3, 1)
+    boxes = [
+        (0, rows, 0, columns),
+        (1, rows - 1, 1, columns - 1),
+        (0, rows, 0, across),
+        (0, rows, across, columns),
+        (0, down, 0, columns),
+        (down, rows, 0, columns),
+    ]
+    return [box for box in boxes if box[0] < box[1] and box[2] < box[3]]
+
+
+def reduced_boxes(backend: Backend, case: Case, boxes: list[Box], axes: list[int]) -> Reduced:
+    """What the engine gets of these parts of a matrix: the same bytes each time and whatever lies beside them."""
+    top, bottom, left, right = np.array(boxes, np.int64).T
+    table = Rectangles(
+        case.offset + top * case.stride + left * ITEMSIZE[case.dtype],
+        np.full(len(boxes), case.stride, np.int64),
+        bottom - top,
+        right - left,
+        np.array(axes, np.int64),
+    )
+    width = len(boxes) * 7
+
+    def run(data: UINT8) -> FLOAT64:
+        found = reduce(backend, data, backend.place(data), table, case.dtype)
+        assert (found.moments.shape, found.moments.dtype) == ((len(boxes), 7), np.float64)
+        assert found.energies.dtype == np.float64
+        return np.concatenate([found.moments.reshape(-1), found.energies])
+
+    whole = _repeated(case, run)
+    return Reduced(whole[:width].reshape(-1, 7), whole[width:])
+
+
+def assert_merged(moments: FLOAT64, truths: list[Truth]) -> None:
+    """Every field written, counts exact, moments within the limits."""
+    assert not np.isnan(moments).any()
+    for merged, expected in zip(as_merged(moments), truths, strict=True):
+        assert_moments(merged, expected)
+
+
+def energies_of(values: FLOAT64, axis: int) -> FLOAT64:
+    """Σ w² of a matrix's rows or columns in extended precision, nan where one holds a value that is not finite."""
+    if axis == NO_ENERGY:
+        return np.zeros(0)
+    with np.errstate(invalid="ignore"):
+        sums: FLOAT64 = (values.astype(np.longdouble) ** 2).sum(axis=1 if axis == ROW_ENERGY else 0).astype(np.float64)
+    sums[~np.isfinite(sums)] = np.nan
+    return sums
+
+
+def assert_energies(found: FLOAT64, expected: FLOAT64) -> None:
+    """Within the limit, which is relative down to the smallest squares."""
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=tolerances.ENERGY_RELATIVE, atol=0)
+
+
+def check_codes_in_lines(backend: Backend, case: Case) -> None:
+    """Every code at its place in a row: the energy of its column is its square."""
+    values = case.values()
+    with np.errstate(invalid="ignore"):
+        expected = np.where(np.isfinite(values), values * values, np.nan)
+    boxes = [(row, row + 1, 0, case.columns) for row in range(case.rows)]
+    found = reduced_boxes(backend, case, boxes, [COLUMN_ENERGY] * len(boxes))
+    assert_energies(found.energies, expected.reshape(-1))
+    np.testing.assert_array_equal(found.moments[:, 0], np.isfinite(values).sum(axis=1))
+    np.testing.assert_array_equal(found.moments[:, 6], (values == 0).sum(axis=1))
+    largest = np.where(np.isfinite(values), np.abs(values), 0).max(axis=1)
+    np.testing.assert_array_equal(found.moments[:, 5], largest)
+
+
+def check_codes_against_their_negatives(backend: Backend, case: Case) -> None:
+    """Rows of a code and its negative in turn, which float32 sums about zero hold: moments are the code's powers."""
+    (magnitude,) = np.abs(case.values()).T[:1]
+    finite = np.isfinite(magnitude)
+    boxes = [(row, row + 1, 0, case.columns) for row in range(case.rows)]
+    found = reduced_boxes(backend, case, boxes, [ROW_ENERGY] * len(boxes))
+    size = np.where(finite, magnitude, 0)
+    count = np.where(finite, case.columns, 0)
+    fields = [count, size, np.where(size == 0, count, 0)]
+    np.testing.assert_array_equal(found.moments[:, [0, 5, 6]], np.stack(fields, axis=1))
+    mean, m2, m3, m4 = found.moments[:, 1:5].T
+    assert (np.abs(mean) <= tolerances.MEAN_IN_STANDARD_DEVIATIONS * size).all()
+    np.testing.assert_allclose(m2, count * size**2, rtol=tolerances.VARIANCE_RELATIVE)
+    assert (np.abs(m3) <= tolerances.SKEWNESS_ABSOLUTE * count * size**3).all()
+    np.testing.assert_allclose(m4, count * size**4, rtol=tolerances.KURTOSIS_RELATIVE)
+    assert_energies(found.energies, np.where(finite, count * size**2, np.nan))
+
+
 def assert_moments(merged: MergedMoments, expected: Truth) -> None:
     """Within the limits of tolerances.py; a constant has no spread at all."""
     assert (merged.n_finite, merged.zeros, merged.abs_max) == (expected.n_finite, expected.zeros, expected.abs_max)
@@ -149,11 +280,15 @@ def assert_moments(merged: MergedMoments, expected: Truth) -> None:
 
 
 def _chunks(case: Case) -> Chunks:
-    return chunk_matrix(case.offset, case.rows, case.columns, case.stride, ITEMSIZE[case.dtype])
+    return chunk_rectangles(_whole(case), ITEMSIZE[case.dtype])
 
 
 def _tiles(case: Case) -> Tiles:
-    return tile_matrix(case.offset, case.rows, case.columns, case.stride, ITEMSIZE[case.dtype])
+    return tile_rectangles(_whole(case), ITEMSIZE[case.dtype])
+
+
+def _whole(case: Case) -> Rectangles:
+    return rectangle(case.offset, case.rows, case.columns, case.stride)
 
 
 def _repeated(case: Case, run: Callable[[UINT8], npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -164,7 +299,7 @@ def _repeated(case: Case, run: Callable[[UINT8], npt.NDArray[Any]]) -> npt.NDArr
 
 def _assert_rows(case: Case, rows: FLOAT64) -> None:
     values = case.values()
-    per_row = chunks_per_row(case.columns)
+    per_row = -(-case.columns // CHUNK_ELEMENTS)
     assert rows.shape == (case.rows * per_row, 8)
     assert not np.isnan(rows).any(), "a field was not written, or a NaN leaked"
     pieces = [row[start : start + CHUNK_ELEMENTS] for row in values for start in range(0, case.columns, CHUNK_ELEMENTS)]
@@ -174,9 +309,8 @@ def _assert_rows(case: Case, rows: FLOAT64) -> None:
     for number, piece in enumerate(pieces):
         assert_moments(merge_rows(rows[number : number + 1]), truth(piece))
     assert_moments(merge_rows(rows), truth(values))
-    energies = row_energies(rows, per_row, _chunks(case).count)
-    expected = [math.fsum(row * row) if np.isfinite(row).all() else math.nan for row in values]
-    np.testing.assert_allclose(energies, expected, rtol=tolerances.ENERGY_RELATIVE)
+    firsts: INT64 = np.arange(case.rows) * per_row
+    assert_energies(row_energies(rows, _chunks(case).count, firsts), energies_of(values, ROW_ENERGY))
 
 
 def _assert_tiles(case: Case, sums: FLOAT64) -> None:
@@ -185,7 +319,5 @@ def _assert_tiles(case: Case, sums: FLOAT64) -> None:
     assert sums.shape == (len(corners), TILE_COLUMNS)
     for number, (top, left) in enumerate(corners):
         tile = values[top : top + TILE_ROWS, left : left + TILE_COLUMNS]
-        expected = [math.fsum(column * column) if np.isfinite(column).all() else math.nan for column in tile.T]
-        inside = sums[number, : tile.shape[1]]
-        np.testing.assert_allclose(inside, expected, rtol=tolerances.ENERGY_RELATIVE)
+        assert_energies(sums[number, : tile.shape[1]], energies_of(tile, COLUMN_ENERGY))
         assert (sums[number, tile.shape[1] :] == 0).all(), "columns beyond the tile are not zero"

@@ -11,17 +11,23 @@ from kernel_checks import assert_moments
 
 import tolerances
 from weightprint_kernels import compute
-from weightprint_kernels.compute import column_energy_tiles, moments_rows, trusted_rows
+from weightprint_kernels.compute import chosen, column_energy_tiles, moments_rows, reduce, trusted_rows
 from weightprint_kernels.layout import (
     CHUNK_ELEMENTS,
+    COLUMN_ENERGY,
     FLOAT32,
     FLOAT64,
+    NO_ENERGY,
+    ROW_ENERGY,
     TILE_COLUMNS,
     UINT8,
     Chunks,
+    Rectangles,
+    Reduced,
     Tiles,
-    chunk_matrix,
-    tile_matrix,
+    chunk_rectangles,
+    rectangle,
+    tile_rectangles,
 )
 from weightprint_kernels.merge import merge_rows
 from weightprint_kernels.reference import column_energies_float64, moments_float64
@@ -91,7 +97,7 @@ def redone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("backend", backends())
 def test_rows_that_float32_cannot_hold_are_redone(backend: str, redone: list[int]) -> None:
     made = backends()[backend]()
-    chunks = chunk_matrix(MATRIX.offset, MATRIX.rows, MATRIX.columns, MATRIX.stride, 4)
+    chunks = chunk_rectangles(rectangle(MATRIX.offset, MATRIX.rows, MATRIX.columns, MATRIX.stride), 4)
     data = MATRIX.guarded(GUARDS[0])
     rows = moments_rows(made, data, made.place(data), chunks, "f32")
     assert rows.dtype == np.float64
@@ -104,19 +110,19 @@ def test_rows_that_float32_cannot_hold_are_redone(backend: str, redone: list[int
 def test_healthy_rows_are_as_the_backend_gave_them(redone: list[int]) -> None:
     given = np.array([[0.5, 0.1, 0.2, 0.3, 0.4, 1, 8, 0], [0, 0, 0, 0, 0, 0, 8, 8]], np.float32)
     data = np.zeros(32, np.uint8)
-    rows = moments_rows(Given(given), data, data, chunk_matrix(0, 2, 8, 16, 2), "bf16")
+    rows = moments_rows(Given(given), data, data, chunk_rectangles(rectangle(0, 2, 8, 16), 2), "bf16")
     np.testing.assert_array_equal(rows, given.astype(np.float64))
     assert redone == []
 
 
 def test_rows_are_redone_from_the_bytes_of_their_own_chunk() -> None:
     raw = encode(normal((3, 16), 1), "bf16")
-    chunks = chunk_matrix(0, 3, 16, 32, 2)
+    chunks = chunk_rectangles(rectangle(0, 3, 16, 32), 2)
     given = np.array([[0.5, 0.1, 0.2, 0.3, 0.4, 1, 16, 0]] * 3, np.float32)
     given[1, 4] = np.inf
     rows = moments_rows(Given(given), raw.reshape(-1), None, chunks, "bf16")
     expected = given.astype(np.float64)
-    expected[1] = moments_float64(raw[1], chunk_matrix(0, 1, 16, 32, 2), "bf16")[0]
+    expected[1] = moments_float64(raw[1], chunk_rectangles(rectangle(0, 1, 16, 32), 2), "bf16")[0]
     np.testing.assert_array_equal(rows, expected)
 
 
@@ -176,7 +182,7 @@ def test_columns_that_hold_no_number_are_nan_and_their_neighbours_are_not(backen
     raw = encode(values, "f16")
     data = raw.reshape(-1)
     made = backends()[backend]()
-    result = column_energy_tiles(made, data, made.place(data), tile_matrix(0, 2, 5, 10, 2), "f16")
+    result = column_energy_tiles(made, data, made.place(data), tile_rectangles(rectangle(0, 2, 5, 10), 2), "f16")
     expected = [2, np.nan, np.nan, np.nan, 13]
     np.testing.assert_allclose(result[0, :5], expected, rtol=tolerances.ENERGY_RELATIVE)
     assert (result[0, 5:] == 0).all()
@@ -187,8 +193,8 @@ def test_no_chunk_and_no_tile_give_empty_tables(backend: str) -> None:
     nothing = np.zeros(0, np.uint8)
     made = backends()[backend]()
     buffer = made.place(nothing)
-    assert moments_rows(made, nothing, buffer, chunk_matrix(0, 0, 5, 10, 2), "bf16").shape == (0, 8)
-    sums = column_energy_tiles(made, nothing, buffer, tile_matrix(0, 3, 0, 0, 2), "bf16")
+    assert moments_rows(made, nothing, buffer, chunk_rectangles(rectangle(0, 0, 5, 10), 2), "bf16").shape == (0, 8)
+    sums = column_energy_tiles(made, nothing, buffer, tile_rectangles(rectangle(0, 3, 0, 0), 2), "bf16")
     assert sums.shape == (0, TILE_COLUMNS)
 
 
@@ -198,6 +204,49 @@ def test_one_lost_chunk_of_a_long_row_is_redone_alone(backend: str, redone: list
     values[0, CHUNK_ELEMENTS + 3] = 1e30
     data = encode(values, "bf16").reshape(-1)
     made = backends()[backend]()
-    chunks = chunk_matrix(0, 1, values.shape[1], len(data), 2)
+    chunks = chunk_rectangles(rectangle(0, 1, values.shape[1], len(data)), 2)
     moments_rows(made, data, made.place(data), chunks, "bf16")
     assert redone == [2 * CHUNK_ELEMENTS]
+
+
+class OnePass(Given):
+    """A backend that reduces rectangles itself, and is not to be asked for anything else."""
+
+    def __init__(self) -> None:
+        super().__init__(np.full((1, 8), np.nan, np.float32))
+        self.answer = Reduced(np.ones((1, 7)), np.ones(3))
+
+    def reduce(self, _buffer: Any, _rectangles: Rectangles, _dtype: str) -> Reduced:
+        return self.answer
+
+
+def test_a_backend_that_reduces_rectangles_is_left_to_it() -> None:
+    data = np.zeros(32, np.uint8)
+    backend = OnePass()
+    assert reduce(backend, data, data, rectangle(0, 3, 2, 4, ROW_ENERGY), "bf16") is backend.answer
+
+
+def test_tiles_are_asked_of_those_that_want_column_energies_alone(redone: list[int]) -> None:
+    """Three rectangles of zeros, whose tiles are all redone: the one of the second is."""
+    data = np.zeros(64, np.uint8)
+    chunks = np.zeros((4, 8), np.float32)
+    sums = np.zeros((1, TILE_COLUMNS), np.float32)
+
+    class Two(Given):
+        def column_energies(self, _buffer: Any, tiles: Tiles, _dtype: str) -> FLOAT32:
+            assert tiles.offset.tolist() == [16]
+            return sums
+
+    axes = np.array([ROW_ENERGY, COLUMN_ENERGY, NO_ENERGY])
+    table = Rectangles(np.array([0, 16, 32]), np.array([8, 8, 8]), np.array([2, 1, 1]), np.array([4, 4, 4]), axes)
+    found = reduce(Two(chunks), data, data, table, "bf16")
+    assert redone == [16]
+    # Of no element the backend said that it is finite, so the rows of the first have no energy.
+    np.testing.assert_array_equal(found.energies, [np.nan, np.nan, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("which", [np.array([2, 0]), np.array([True, False, True])], ids=["numbers", "mask"])
+def test_some_of_the_rectangles(which: Any) -> None:
+    columns = [np.arange(3) + 10 * number for number in range(5)]
+    found = chosen(Rectangles(*columns), which)
+    assert [column.tolist() for column in vars(found).values()] == [column[which].tolist() for column in columns]

@@ -1,5 +1,6 @@
 """Merging partial rows, against moments of all elements in extended precision, over any cut and any shift."""
 
+import itertools
 import math
 from random import Random
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from weightprint_kernels.merge import MergedMoments, combine, merge_groups, merge_rows, row_energies
+from weightprint_kernels.layout import INT64
+from weightprint_kernels.merge import MergedMoments, as_merged, merge_groups, merge_moments, merge_rows, row_energies
 
 FLOAT64 = npt.NDArray[np.float64]
 LAW = settings(deadline=None, derandomize=True, max_examples=100)
@@ -84,25 +86,42 @@ def test_groups_are_merged_each_on_its_own(chunks: list[Chunk], data: st.DataObj
     starts = sorted({0} | {start for start in inner if start < len(chunks)})
     groups = [chunks[a:b] for a, b in zip(starts, [*starts[1:], len(chunks)], strict=True)]
     merged = merge_groups(partial_rows(chunks), np.array(starts, np.int64))
-    assert len(merged) == len(groups)
-    for one, group in zip(merged, groups, strict=True):
+    assert (merged.shape, merged.dtype) == ((len(groups), 7), np.float64)
+    for one, group in zip(as_merged(merged), groups, strict=True):
         assert_moments_of(one, elements(group))
+
+
+FIRST: INT64 = np.zeros(1, np.int64)
+
+
+def merged_parts(parts: list[list[Chunk]]) -> FLOAT64:
+    """Moments of each part, float64 [parts, 7]."""
+    return np.concatenate([merge_groups(partial_rows(part), FIRST) for part in parts])
 
 
 @LAW
 @given(st.lists(CHUNKS, min_size=1, max_size=5))
-def test_combining_part_by_part_is_merging_at_once(parts: list[list[Chunk]]) -> None:
-    total = merge_rows(partial_rows(parts[0]))
-    for part in parts[1:]:
-        total = combine(total, merge_rows(partial_rows(part)))
+def test_merging_part_by_part_is_merging_at_once(parts: list[list[Chunk]]) -> None:
+    (total,) = as_merged(merge_moments(merged_parts(parts), FIRST))
     assert_moments_of(total, elements([chunk for part in parts for chunk in part]))
 
 
 @LAW
+@given(st.lists(CHUNKS, min_size=2, max_size=5), st.data())
+def test_moments_are_merged_each_group_on_its_own(parts: list[list[Chunk]], data: st.DataObject) -> None:
+    """To the last bit: what lies beside a group has no part in it."""
+    starts = sorted({0, *data.draw(st.sets(st.integers(1, len(parts) - 1)))})
+    moments = merged_parts(parts)
+    found = merge_moments(moments, np.array(starts, np.int64))
+    alone = [merge_moments(moments[a:b], FIRST) for a, b in itertools.pairwise([*starts, len(parts)])]
+    np.testing.assert_array_equal(found, np.concatenate(alone))
+
+
+@LAW
 @given(CHUNKS, CHUNKS)
-def test_combining_has_no_order(left: list[Chunk], right: list[Chunk]) -> None:
-    a, b = merge_rows(partial_rows(left)), merge_rows(partial_rows(right))
-    assert combine(a, b) == combine(b, a)
+def test_merging_two_has_no_order(left: list[Chunk], right: list[Chunk]) -> None:
+    both = merged_parts([left, right])
+    np.testing.assert_array_equal(merge_moments(both, FIRST), merge_moments(both[::-1], FIRST))
 
 
 @LAW
@@ -117,13 +136,20 @@ def test_nothing_merges_to_nothing() -> None:
     nothing = MergedMoments(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
     assert merge_rows(np.zeros((0, 8))) == nothing
     assert merge_rows(np.zeros((3, 8))) == nothing
-    assert combine(nothing, nothing) == nothing
+    assert as_merged(merge_moments(np.zeros((2, 7)), FIRST)) == [nothing]
 
 
-def test_nothing_adds_nothing() -> None:
-    some = merge_rows(partial_row(np.array([0.0, 1.0, 3.0, -4.0]), 0.0)[None])
-    nothing = merge_rows(np.zeros((0, 8)))
-    assert combine(some, nothing) == combine(nothing, some) == some
+@pytest.mark.parametrize("turned", [False, True], ids=["before", "behind"])
+def test_nothing_adds_nothing(turned: bool) -> None:
+    some = merge_groups(partial_row(np.array([0.0, 1.0, 3.0, -4.0]), 0.0)[None], FIRST)
+    both = np.concatenate([np.zeros((1, 7)), some])
+    np.testing.assert_array_equal(merge_moments(both[::-1] if turned else both, FIRST), some)
+
+
+def test_records_are_the_fields_in_their_order() -> None:
+    (record,) = as_merged(np.array([[4, 0.5, 2, 3, 5, 1.5, 1]]))
+    assert record == MergedMoments(n_finite=4, mean=0.5, m2=2.0, m3=3.0, m4=5.0, abs_max=1.5, zeros=1)
+    assert (type(record.n_finite), type(record.zeros)) == (int, int)
 
 
 def test_constant_chunks_have_no_spread() -> None:
@@ -141,17 +167,13 @@ def test_largest_elements_do_not_overflow() -> None:
 
 
 @LAW
-@given(
-    st.integers(1, 4).flatmap(
-        lambda per_row: st.lists(
-            st.lists(st.tuples(VALUES, SHIFTS), min_size=per_row, max_size=per_row), min_size=1, max_size=4
-        )
-    )
-)
+@given(st.lists(st.lists(st.tuples(VALUES, SHIFTS), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_row_energies_are_sums_of_squares(matrix: list[list[Chunk]]) -> None:
+    """Rows of as many chunks as their tensor is wide, which need not be the same number."""
     chunks = [chunk for row in matrix for chunk in row]
     counts = np.array([len(values) for values, _shift in chunks])
-    energies = row_energies(partial_rows(chunks), len(matrix[0]), counts)
+    starts = np.cumsum([0, *(len(row) for row in matrix[:-1])])
+    energies = row_energies(partial_rows(chunks), counts, starts)
     assert energies.shape == (len(matrix),)
     for energy, row in zip(energies, matrix, strict=True):
         values = elements(row)
@@ -162,12 +184,12 @@ def test_row_energies_are_sums_of_squares(matrix: list[list[Chunk]]) -> None:
 
 def test_row_with_a_missing_element_has_no_energy() -> None:
     chunks = [(np.array([1.0, 2.0]), 0.5), (np.array([3.0]), 0.0), (np.array([4.0, 5.0]), 4.5), (np.array([6.0]), 0.0)]
-    energies = row_energies(partial_rows(chunks), 2, np.array([2, 2, 2, 1]))
+    energies = row_energies(partial_rows(chunks), np.array([2, 2, 2, 1]), np.array([0, 2]))
     np.testing.assert_array_equal(energies, [math.nan, 77.0])
 
 
 def test_energy_of_zeros_does_not_round_below_zero() -> None:
     """Shifts whose squares cancel to some -1e-18."""
     chunks = [(np.zeros(3), number / 7) for number in range(1, 50)]
-    energies = row_energies(partial_rows(chunks), 1, np.full(len(chunks), 3))
+    energies = row_energies(partial_rows(chunks), np.full(len(chunks), 3), np.arange(len(chunks)))
     assert ((energies >= 0) & (energies < 1e-12)).all()

@@ -1,7 +1,8 @@
 # ruff: noqa: E501 - one fault a line reads as a table
 """The suite can fail: each line of FAULTS breaks one line of one module, and the named check must turn red.
 
-A fault whose text is no longer in the module fails as well. Faults of Triton's modules run where it interprets.
+A fault whose text is no longer in the module fails as well. Faults of Triton's modules run where it interprets. What
+Numba compiles of a broken module is kept nowhere.
 """
 
 import importlib
@@ -18,14 +19,18 @@ from kernel_backends import INTERPRETING, backends
 from kernel_cases import (
     Case,
     code_case,
+    codes_moved,
     extreme_cases,
+    negatives_case,
     placement_cases,
+    rectangle_cases,
     size_cases,
     tile_cases,
     value_cases,
 )
 
 import weightprint_kernels
+from weightprint_kernels import compute
 from weightprint_kernels.backend import Backend
 
 
@@ -44,14 +49,16 @@ class Fault:
 
 
 def codes(dtype: str) -> list[Case]:
-    return [code_case(dtype)]
+    return [code_case(dtype), codes_moved(dtype, 1), negatives_case(dtype)]
 
 
 MOMENTS, EXTREME = "check_moments", "check_extreme_moments"
 COLUMNS, EXTREME_COLUMNS = "check_column_energies", "check_extreme_column_energies"
-SINGLE = "check_single_elements"
+SINGLE, RECTANGLES = "check_single_elements", "check_rectangles"
+LINES, NEGATIVES = "check_codes_in_lines", "check_codes_against_their_negatives"
 KERNELS, LAUNCH, TORCH, REFERENCE = "triton_kernels", "triton_backend", "torch_backend", "reference"
 COMPUTE, MERGE, LAYOUT = "compute", "merge", "layout"
+NUMBA, LOOPS, LINE_SUMS = "numba_backend", "numba_kernels", "line_sums"
 
 TRITON_FAULTS = [
     Fault("tail-dropped", KERNELS, "element < count,", "element < count - 1,", MOMENTS, size_cases, "size-1023"),
@@ -91,12 +98,12 @@ FAULTS = [
     Fault("zeros", TORCH, "torch.ne(values, 0,", "torch.gt(values, 0,", MOMENTS, value_cases, "sparse"),
     Fault("stride", TORCH, "int(steps[start])", "int(steps[start]) + 2", MOMENTS, placement_cases, "gap-2"),
     Fault("alignment", TORCH, "offset % itemsize or stride % itemsize", "False", MOMENTS, placement_cases, "lead-1"),
-    Fault("halves-shifted", TORCH, "bitwise_left_shift_(8)", "bitwise_left_shift_(7)", SINGLE, codes, "all-codes", "f8_e5m2"),
+    Fault("halves-shifted", TORCH, "bitwise_left_shift_(8)", "bitwise_left_shift_(7)", NEGATIVES, codes, "negatives", "f8_e5m2"),
     Fault("sign-lost", TORCH, "-0x78100000", "0x07F00000", SINGLE, codes, "all-codes", "f8_e4m3"),
     Fault("nan-is-a-number", TORCH, "-values.amin())) > 448", "-values.amin())) > 480", SINGLE, codes, "all-codes", "f8_e4m3"),
     Fault("column-beside", TORCH, "sums[number, :columns]", "sums[number, 1 : columns + 1]", COLUMNS, tile_cases, "256x80"),
     Fault("tile-stride", TORCH, "offset, shape, stride, dtype), dtype", "offset, shape, columns, dtype), dtype", COLUMNS, tile_cases, "gap-16"),
-    Fault("subnormals", REFERENCE, "fraction + (exponent > 0)", "fraction + 1", SINGLE, codes, "all-codes", "f16"),
+    Fault("subnormals", REFERENCE, "fraction + (exponent > 0)", "fraction + 1", LINES, codes, "codes-moved-1", "f16"),
     Fault("bias", REFERENCE, "(format.exponent_bits - 1) - 1", "(format.exponent_bits - 1)", SINGLE, codes, "all-codes", "bf16"),
     Fault("infinities", REFERENCE, "if format.infinities:", "if True:", SINGLE, codes, "all-codes", "f8_e4m3"),
     Fault("sign-lost", REFERENCE, "-magnitude, magnitude", "magnitude, magnitude", SINGLE, codes, "all-codes", "f8_e5m2"),
@@ -108,17 +115,49 @@ FAULTS = [
     Fault("underflow-trusted", COMPUTE, "SMALLEST_VARIANCE = 1e-17", "SMALLEST_VARIANCE = 0", EXTREME, extreme_cases, "1e-12"),
     Fault("tiny-constant-trusted", COMPUTE, "zero = rows[:, ABS_MAX] == 0", "zero = rows[:, S2] == 0", EXTREME, extreme_cases, "1e-25"),
     Fault("columns-trusted", COMPUTE, "(sums > SMALLEST_ENERGY)", "(sums >= 0)", EXTREME_COLUMNS, extreme_cases, "1e-22"),
-    Fault("overflow-is-nan", COMPUTE, "inside & ~trusted", "inside & False", EXTREME_COLUMNS, extreme_cases, "largest"),
+    Fault("overflow-is-nan", COMPUTE, "(trusted | ~inside).all(axis=1)", "(trusted | True).all(axis=1)", EXTREME_COLUMNS, extreme_cases, "largest"),
     Fault("third-moment", MERGE, "m3 + 3 * e * m2", "m3 + 2 * e * m2", MOMENTS, size_cases, "size-65537"),
     Fault("fourth-moment", MERGE, "6 * e**2 * m2", "e**2 * m2", MOMENTS, value_cases, "mean-100"),
     Fault("row-energy", MERGE, "rows[:, N_FINITE] * shift**2", "shift**2", MOMENTS, value_cases, "mean-100"),
     Fault("row-nan", MERGE, "rows[:, N_FINITE] < counts", "rows[:, N_FINITE] < 0", MOMENTS, value_cases, "one-nan"),
-    Fault("last-chunk-short", LAYOUT, "columns - starts, CHUNK_ELEMENTS)", "columns - starts - 1, CHUNK_ELEMENTS)", MOMENTS, size_cases, "size-33"),
-    Fault("chunk-offset", LAYOUT, "starts[None, :] * itemsize", "starts[None, :]", MOMENTS, size_cases, "size-8193"),
-    Fault("row-stride", LAYOUT, "np.arange(rows, dtype=np.int64) * stride", "np.arange(rows, dtype=np.int64) * columns * itemsize", MOMENTS, placement_cases, "gap-16"),
-    Fault("tile-band", LAYOUT, "offset + top * stride", "offset + top * itemsize", COLUMNS, tile_cases, "257x513"),
-    Fault("tile-offset", LAYOUT, "left * itemsize", "left", COLUMNS, tile_cases, "257x513"),
+    Fault("abs-max", MERGE, "np.maximum.reduceat(largest, starts)", "np.minimum.reduceat(largest, starts)", RECTANGLES, rectangle_cases, "65x63"),
+    Fault("last-chunk-short", LAYOUT, "columns[owner] - start, CHUNK_ELEMENTS)", "columns[owner] - start - 1, CHUNK_ELEMENTS)", MOMENTS, size_cases, "size-33"),
+    Fault("chunk-offset", LAYOUT, "start * itemsize,", "start,", MOMENTS, size_cases, "size-8193"),
+    Fault("row-stride", LAYOUT, "row * rectangles.stride[owner]", "row * rectangles.columns[owner] * itemsize", MOMENTS, placement_cases, "gap-16"),
+    Fault("tile-band", LAYOUT, "+ top * stride", "+ top * itemsize", COLUMNS, tile_cases, "257x513"),
+    Fault("tile-offset", LAYOUT, "left * itemsize,", "left,", COLUMNS, tile_cases, "257x513"),
+    Fault("rows-of-all", COMPUTE, "row_energies(rows[every], counts[every], first)", "row_energies(rows, counts, first)", RECTANGLES, rectangle_cases, "63x33"),
+    Fault("energies-not-in-turn", COMPUTE, "place = begins[owner] + within", "place = begins[0] + within", RECTANGLES, rectangle_cases, "63x33"),
+    Fault("tiles-of-all", COMPUTE, "done += bands * across", "done += 0", RECTANGLES, rectangle_cases, "63x33"),
+    Fault("one-band", COMPUTE, "across * TILE_COLUMNS).sum(axis=0)", "across * TILE_COLUMNS)[0]", RECTANGLES, rectangle_cases, "257x39"),
+    Fault("axes-swapped", NUMBA, "== ROW_ENERGY, rectangles.rows", "== COLUMN_ENERGY, rectangles.rows", RECTANGLES, rectangle_cases, "129x3"),
+    Fault("infinity-is-a-number", NUMBA, "infinity if format.infinities else largest", "largest", MOMENTS, value_cases, "infinities"),
+    Fault("sign-in-the-magnitude", NUMBA, "(1 << (format.bits - 1)) - 1", "(1 << format.bits) - 1", MOMENTS, value_cases, "mean-minus-1"),
+    Fault("not-shifted", LOOPS, "2 * s1 * s1 <= s2 * count", "True", MOMENTS, value_cases, "mean-100"),
+    Fault("overflow-trusted", LOOPS, "largest >= form.special or not np.isfinite(s4)", "largest >= form.special", RECTANGLES, extreme_cases, "1e10"),
+    Fault("underflow-trusted", LOOPS, "SMALLEST_VARIANCE = 1e-17", "SMALLEST_VARIANCE = 0.0", RECTANGLES, extreme_cases, "1e-12"),
+    Fault("rest-dropped", LOOPS, "for byte in range(rest):", "for byte in range(rest - form.itemsize):", MOMENTS, size_cases, "size-33"),
+    Fault("rest-of-before", LOOPS, "pad[rest:] = 0", "pass", RECTANGLES, rectangle_cases, "65x63"),
+    Fault("shift-sign", LOOPS, "d = value - shift", "d = value + shift", MOMENTS, value_cases, "mean-100"),
+    Fault("third-moment", LOOPS, "m3 + product * e * (rest - share)", "m3 - product * e * (rest - share)", RECTANGLES, rectangle_cases, "band-far"),
+    Fault("nan-has-energy", LOOPS, "if finite == count else np.nan", "if finite <= count else np.nan", RECTANGLES, rectangle_cases, "band-nan"),
+    Fault("bands-overwritten", LOOPS, "total[place] += squares[place] * scale", "total[place] = squares[place] * scale", COLUMNS, tile_cases, "257x513"),
+    Fault("band-not-cleared", LOOPS, "squares[:end] = 0", "pass", COLUMNS, tile_cases, "257x513"),
+    Fault("last-band-kept", LOOPS, "row % FLUSH_ROWS == 0 or row == rows", "row % FLUSH_ROWS == 0", RECTANGLES, rectangle_cases, "65x63"),
+    Fault("columns-trusted", LOOPS, "SMALLEST_ENERGY = 1e-30", "SMALLEST_ENERGY = -1.0", RECTANGLES, rectangle_cases, "band-tiny"),
+    Fault("order-of-lines", LOOPS, "energies[column] = total[place]", "energies[column] = total[column]", COLUMNS, tile_cases, "33x512"),
+    Fault("minus-zero", LOOPS, "& np.uint16(0x7FFF)", "& np.uint16(0xFFFF)", MOMENTS, value_cases, "minus-zeros"),
+    Fault("halves-swapped", LINE_SUMS, "((0, 2), (1, 2))),", "((1, 2), (0, 2))),", COLUMNS, tile_cases, "33x512"),
+    Fault("upper-half-not-masked", LINE_SUMS, "0xFFFF0000", "0xFFFFFF00", MOMENTS, size_cases, "size-33"),
+    Fault("sign-lost", LINE_SUMS, "_splat(16, 0x8000, 2 * LANES)", "_splat(16, 0, 2 * LANES)", MOMENTS, value_cases, "heavy-tails", "f8_e4m3"),
+    Fault("largest-lost", LINE_SUMS, "largest_now = _larger(builder)(largest_now, magnitudes)", "pass", MOMENTS, size_cases, "size-33"),
+    Fault("fourth-power", LINE_SUMS, "_multiply_add(builder, square, square, s4)", "_multiply_add(builder, square, value, s4)", MOMENTS, size_cases, "size-33"),
+    Fault("one-chain", LINE_SUMS, "sums[chains * power : chains * (power + 1)]", "sums[chains * power : chains * power + 1]", MOMENTS, size_cases, "size-33"),
+    Fault("first-row-twice", LINE_SUMS, "added = functools.reduce(builder.fadd, own)", "added = own[0]", RECTANGLES, rectangle_cases, "2x32"),
 ]  # fmt: skip
+
+
+SHOWN_ON = {REFERENCE: "reference", NUMBA: "numba", LOOPS: "numba", LINE_SUMS: "numba"}
 
 
 @pytest.mark.parametrize(
@@ -129,9 +168,7 @@ FAULTS = [
 def test_fault_turns_a_check_red(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = getattr(kernel_checks, fault.check)
     (case,) = [case for case in fault.cases(fault.dtype) if case.name == fault.case]
-    make = backends()[
-        "triton-interpreter" if INTERPRETING else "reference" if fault.module == REFERENCE else "torch-cpu"
-    ]
+    make = backends()["triton-interpreter" if INTERPRETING else SHOWN_ON.get(fault.module, "torch-cpu")]
     check(make(), case)
     broken = plant(fault, tmp_path, monkeypatch)
     with pytest.raises(AssertionError):
@@ -150,8 +187,11 @@ def plant(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Backen
     assert original.__file__ is not None
     source = Path(original.__file__).read_text()
     assert fault.old in source, f"{fault.module} no longer holds {fault.old!r}: move the fault"
-    broken = load(source.replace(fault.old, fault.new), folder / f"broken_{fault.module}.py", monkeypatch)
-    users = [kernel_checks]
+    changed = source.replace(fault.old, fault.new)
+    if SHOWN_ON.get(fault.module) == "numba":
+        return numba_with(fault.module, changed, folder, monkeypatch)
+    broken = load(changed, folder / f"broken_{fault.module}.py", monkeypatch)
+    users: list[ModuleType] = [kernel_checks, compute]
     if INTERPRETING:
         users.append(importlib.import_module("weightprint_kernels.triton_backend"))
     for user in users:
@@ -164,6 +204,22 @@ def plant(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Backen
             built: Backend = backend("cpu") if name == "TritonBackend" else backend()
             return built
     return None
+
+
+def numba_with(broken: str, changed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A backend of its own copies of the three modules, one of them broken; the others import it by its name."""
+    module = None
+    for name in (LINE_SUMS, LOOPS, NUMBA):
+        original = importlib.import_module(f"weightprint_kernels.{name}")
+        assert original.__file__ is not None
+        source = changed if name == broken else Path(original.__file__).read_text()
+        uncached = source.replace("njit(cache=True, ", "njit(")
+        assert (uncached != source) == (name == LOOPS), "what is compiled of a broken module would be kept"
+        module = load(uncached, folder / f"broken_{name}.py", monkeypatch)
+        monkeypatch.setitem(sys.modules, f"weightprint_kernels.{name}", module)
+        monkeypatch.setattr(weightprint_kernels, name, module)
+    backend: Backend = vars(module)["NumbaBackend"]()
+    return backend
 
 
 def load(source: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -22,7 +22,7 @@ from sass import MachineCode, compile_kernel, read_code
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from weightprint_kernels.layout import ITEMSIZE, Chunks, chunk_matrix, tile_matrix
+from weightprint_kernels.layout import ITEMSIZE, Chunks, chunk_rectangles, rectangle, tile_rectangles
 from weightprint_kernels.triton_backend import (
     BLOCKS,
     WIDE,
@@ -168,7 +168,7 @@ def test_launches_of_moments(recorder: RecordingDriver) -> None:
     """One launch a block size, with the warps of its variant; triton makes wide loads of what the launcher hands it."""
     backend = TritonBackend("cpu")
     data = np.zeros(4 * 9000 * 2, np.uint8)
-    backend.moments(backend.place(data), chunk_matrix(0, 4, 9000, 18_000, 2), "bf16")
+    backend.moments(backend.place(data), chunk_rectangles(rectangle(0, 4, 9000, 18_000), 2), "bf16")
     shapes = [(name, grid, warps) for name, grid, warps, _tensors in recorder.launches]
     assert shapes == [("moments_kernel", (4, 1, 1), 2), ("moments_kernel", (4, 1, 1), 16)]
     for _name, _grid, _warps, (buffer, table, rows) in recorder.launches:
@@ -181,7 +181,7 @@ def test_launches_of_moments(recorder: RecordingDriver) -> None:
 def test_launches_of_column_energies(recorder: RecordingDriver) -> None:
     backend = TritonBackend("cpu")
     data = np.zeros(300 * 640, np.uint8)
-    backend.column_energies(backend.place(data), tile_matrix(0, 300, 640, 640, 1), "f8_e4m3")
+    backend.column_energies(backend.place(data), tile_rectangles(rectangle(0, 300, 640, 640), 1), "f8_e4m3")
     ((name, grid, warps, (buffer, table, sums)),) = recorder.launches
     assert (name, grid, warps) == ("column_energies_kernel", (4, 4, 1), 8)
     assert buffer.element_size() == 1 and table.shape == (4, 5) and sums.shape == (4, 512)

@@ -13,11 +13,12 @@ import pytest
 import torch
 from kernel_backends import backends
 from safetensors.torch import load_file
+from taken import take_fingerprint
 
 import tolerances
 from weightprint.data import Checkpoint, Matrix
 from weightprint.discover import discover
-from weightprint.fingerprint import read_structure, take_fingerprint
+from weightprint.fingerprint import read_structure
 from weightprint.plan import plan_reads
 
 pytestmark = pytest.mark.real

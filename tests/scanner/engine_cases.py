@@ -1,5 +1,6 @@
 """Matrices laid out in files in every way that checkpoints have, and what they hold in float64."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from kernel_cases import Case, encode, normal
 from kernel_cases import truth as truth_of
 from kernel_checks import assert_moments
 
 import tolerances
 from weightprint.data import Matrix, Part, TensorSpec
-from weightprint.engine import CHANNELS, Reduction
+from weightprint.engine import files as engine_files
+from weightprint.engine.collect import Reduction
+from weightprint.engine.cpu import reduce_plan
+from weightprint.plan import CHANNELS, Plan, plan_reads
 from weightprint_kernels.layout import ITEMSIZE
+from weightprint_kernels.reference import ReferenceBackend
 
 FLOAT64 = npt.NDArray[np.float64]
 Ranges = tuple[tuple[int, int], ...]
@@ -214,3 +220,60 @@ def attention_bytes(laid: Sequence[Laid], dtype: str) -> int:
 def gaps_between(intervals: Sequence[tuple[int, int]]) -> list[int]:
     """Distances between sorted intervals; negative where two overlap."""
     return [later[0] - earlier[1] for earlier, later in pairwise(sorted(intervals))]
+
+
+def plan_of(laid: Sequence[Laid], slot_bytes: int) -> Plan:
+    return plan_reads([entry.matrix for entry in laid], slot_bytes)
+
+
+def bits(reduction: Reduction, number: int) -> tuple[object, ...]:
+    """Everything that was found of a matrix, to the last bit."""
+    energies = reduction.energies.get(number)
+    return repr(reduction.moments[number]), None if energies is None else energies.tobytes()
+
+
+def lay_two_files(folder: Path) -> tuple[list[Laid], Plan, Reduction]:
+    """Four matrices in each of two files, a slot each; the plan, and what it gives when nothing happens."""
+    laid = []
+    for file in ("a", "b"):
+        content = bytearray()
+        for number in range(4):
+            values = normal((16, 32), number, spread=1.0).astype(np.float32)
+            spec = TensorSpec(f"{file}{number}", (16, 32), "f32", folder / file, len(content), values.nbytes)
+            content += values.tobytes()
+            laid.append(matrix("vo"[number % 2], values.astype(np.float64), [(spec, ((0, 16),))]))
+        (folder / file).write_bytes(content)
+    plan = plan_of(laid, 2048)
+    assert len(plan.slots) == 8
+    whole = reduce_plan(plan, ReferenceBackend())
+    assert_reduced(laid, whole)
+    return laid, plan, whole
+
+
+def assert_survivors(found: Reduction, whole: Reduction, numbers: Sequence[int]) -> None:
+    assert sorted(found.moments) == sorted(found.energies) == list(numbers)
+    assert [bits(found, number) for number in numbers] == [bits(whole, number) for number in numbers]
+
+
+class Reads:
+    """Every read of the engine: (offset, bytes that came). Nothing is mapped, as on a network file system."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at_most: int = 2**40, fail_after: int = 2**40) -> None:
+        self.done: list[tuple[int, int]] = []
+        preadv = os.preadv
+
+        def watched(descriptor: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
+            if flags:  # a question, whether a byte is in the page cache
+                return preadv(descriptor, buffers, offset, flags)
+            if len(self.done) >= fail_after:
+                raise OSError(5, "Input/output error")
+            count = preadv(descriptor, [buffers[0][:at_most]], offset)
+            self.done.append((offset, count))
+            return count
+
+        monkeypatch.setattr(os, "preadv", watched)
+        monkeypatch.setattr(engine_files, "is_local", lambda descriptor: False)
+
+    @property
+    def total(self) -> int:
+        return sum(count for _, count in self.done)

@@ -12,18 +12,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fingerprints import small_fingerprint
 from roles.role_headers import SHAPES, headers, read, tensor
 
 import tiny
-from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.discover import discover
+from weightprint.engine import files as engine_files
 from weightprint.errors import CheckpointError, StoreError, UsageError
-from weightprint.fingerprint import read_structure, take_fingerprint
+from weightprint.fingerprint import read_structure
 from weightprint.formats.opened import open_file
 from weightprint.formats.pickle_reader import read_pickle
 from weightprint.formats.torch_stream import MAGIC, PROTOCOL
@@ -199,12 +198,13 @@ def test_a_reference_taken_through_a_link_is_the_scanned_checkpoint_itself(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the checkpoints whose weights are read."""
     names: list[str] = []
+    whole = engine_files.open_regular
 
-    def counted(checkpoint: Any, *rest: Any) -> Any:
-        names.append(checkpoint.name)
-        return take_fingerprint(checkpoint, *rest)
+    def noted(path: Path) -> int:
+        names.append(path.parent.name)
+        return whole(path)
 
-    monkeypatch.setattr(scans, "take_fingerprint", counted)
+    monkeypatch.setattr(engine_files, "open_regular", noted)
     return names
 
 

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from taken import take_fingerprint
 
 import tiny
 import tolerances
 from weightprint.data import Checkpoint, Fingerprint, MatrixStats
 from weightprint.discover import discover
 from weightprint.errors import Notice
-from weightprint.fingerprint import read_structure, source_path, take_fingerprint, without_weights
+from weightprint.fingerprint import read_structure, source_path, without_weights
 from weightprint.fingerprint_file import to_bytes
+from weightprint_kernels.backend import Backend
+from weightprint_kernels.numba_backend import NumbaBackend
 from weightprint_kernels.reference import ReferenceBackend
 from weightprint_kernels.torch_backend import TorchBackend
 
@@ -81,15 +84,20 @@ def test_bytes_add_up(tmp_path: Path) -> None:
     assert found.bytes.selected <= found.bytes.read <= 1.02 * found.bytes.selected
 
 
-@pytest.mark.parametrize("make", [ReferenceBackend, TorchBackend], ids=["reference", "torch"])
-def test_a_second_run_gives_the_same_bytes(make: Callable[[], ReferenceBackend | TorchBackend], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [ReferenceBackend, TorchBackend, NumbaBackend], ids=["reference", "torch", "numba"])
+def test_a_second_run_gives_the_same_bytes(make: Callable[[], Backend], tmp_path: Path) -> None:
+    """On one thread and on several."""
     tiny.save_sharded(tmp_path, tiny.llama(0))
 
-    def run() -> bytes:
+    def run(threads: int) -> bytes:
         checkpoint = only(tmp_path)
-        return to_bytes(take_fingerprint(checkpoint, read_structure(checkpoint), make()))
+        return to_bytes(take_fingerprint(checkpoint, read_structure(checkpoint), make(), threads))
 
-    assert run() == run()
+    assert run(1) == run(1) == run(4)
+
+
+def test_the_backend_is_named(tmp_path: Path) -> None:
+    assert take(tiny.save(tmp_path, tiny.llama(0))).backend == "reference"
 
 
 def test_sources_are_the_files_and_the_config(tmp_path: Path) -> None:

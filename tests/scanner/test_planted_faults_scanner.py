@@ -5,6 +5,7 @@ A fault whose text is no longer in the module, or stands there twice, fails as w
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import engine_cases
 import numpy as np
 import pytest
 import test_atomic
@@ -22,6 +24,7 @@ import test_moments
 import test_plan
 import test_resume
 import test_store
+from engine import test_collect, test_cpu, test_files, test_settings
 from kernel_backends import backends
 
 RED = (Exception, pytest.fail.Exception)
@@ -44,7 +47,8 @@ def layout(name: str, slot_bytes: int = 50) -> dict[str, Any]:
     return {"backend": next(iter(backends())), "layout": name, "dtype": "bf16", "slot_bytes": slot_bytes}
 
 
-PLAN, ENGINE, MOMENTS, STORE, FILE, ATOMIC = "plan", "engine", "moments", "store", "fingerprint_file", "atomic"
+PLAN, MOMENTS, STORE, FILE, ATOMIC = "plan", "moments", "store", "fingerprint_file", "atomic"
+FILES, COLLECT, CPU, GUARD, SETTINGS = (f"engine.{name}" for name in ("files", "collect", "cpu", "guard", "settings"))
 FIGURES = test_engine.test_reduction_against_float64
 FAILING_CALL = test_atomic.test_a_call_that_fails_leaves_the_old_or_the_new
 ORDER = test_atomic.test_the_file_is_on_disk_before_it_gets_its_name_and_the_name_after
@@ -53,41 +57,53 @@ FEW = {"values": np.array([-1.0, 0.0, 0.0, 5.0])}
 LARGE = 2**22
 
 FAULTS = [
-    Fault(PLAN, "orientation", "matrix.transposed == part.tensor.column_major", "not matrix.transposed", FIGURES, layout("column-major")),
-    Fault(PLAN, "shape-not-turned", "part.stored[::-1] if part.tensor.column_major else part.stored", "part.stored", FIGURES, layout("column-major")),
+    Fault(PLAN, "orientation", "along_rows = matrix.transposed == spec.column_major", "along_rows = not matrix.transposed", FIGURES, layout("column-major")),
+    Fault(PLAN, "shape-not-turned", "part.stored[::-1] if spec.column_major else part.stored", "part.stored", FIGURES, layout("column-major")),
     Fault(PLAN, "units-of-ranges", "unit += stop - start", "unit += 0", FIGURES, layout("fused-groups")),
     Fault(PLAN, "gap-too-large", "GAP_SHARE = 100", "GAP_SHARE = 10", test_plan.test_large_gap_is_not_read),
-    Fault(PLAN, "no-gap", "0 <= gap * GAP_SHARE <= stop - start", "gap == 0", test_plan.test_small_gap_is_read_over_and_counted),
-    Fault(PLAN, "files-joined", "near = file == path and", "near = path is not None and", test_plan.test_files_are_never_joined),
-    Fault(PLAN, "slot-overfull", "or offset + length - start > slot_bytes", "", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
-    Fault(PLAN, "a-row-too-many", "max(1, slot_bytes // row_bytes)", "1 + slot_bytes // row_bytes", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
-    Fault(PLAN, "cut-inside-a-chunk", "// itemsize // CHUNK_ELEMENTS) * CHUNK_ELEMENTS", "// itemsize - 1)", test_plan.test_rows_longer_than_a_slot_are_cut_between_chunks),
-    Fault(PLAN, "row-units-of-pieces", "region.row_unit + new_top - region.top", "region.row_unit", FIGURES, layout("row-major")),
-    Fault(PLAN, "column-units-of-pieces", "region.column_unit + new_left - region.left", "region.column_unit", FIGURES, layout("wide")),
-    Fault(PLAN, "last-row-dropped", "range(first, last, rows_per_piece)", "range(first, last - 1, rows_per_piece)", FIGURES, layout("row-major")),
-    Fault(PLAN, "last-column-dropped", "range(0, columns, columns_per_piece)", "range(0, columns - 5, columns_per_piece)", FIGURES, layout("wide")),
-    Fault(PLAN, "gaps-not-counted", "sum(slot.length for slot in self.slots)", "self.selected", test_plan.test_small_gap_is_read_over_and_counted),
-    Fault(PLAN, "selected", "selected += sum(", "selected = sum(", test_plan.test_neighbouring_tensors_are_one_read),
-    Fault(PLAN, "every-region-everywhere", "region.top < bottom and region.bottom > top", "True", FIGURES, layout("fused-groups")),
-    Fault(ENGINE, "whole-file-buffer", "max((slot.length for slot in plan.slots), default=0)", "sum(slot.length for slot in plan.slots)", test_engine.test_memory_is_one_slot_whatever_the_size, {"slot_bytes": 2**20}),
-    Fault(ENGINE, "half-a-matrix-kept", "lost |= {", "_ = {", test_engine.test_a_matrix_of_which_some_slots_are_gone_is_lost_whole),
-    Fault(ENGINE, "other-files-lost", "for slot in remaining for piece", "for slot in plan.slots for piece", test_engine.test_a_matrix_out_of_two_files_is_lost_with_either),
-    Fault(ENGINE, "bytes-not-counted", "bytes_read += _read_into", "bytes_read = _read_into", FIGURES, layout("row-major")),
-    Fault(ENGINE, "short-read-taken", "while done < slot.length:", "while not done:", test_engine.test_reads_that_come_in_bits_are_put_together),
-    Fault(ENGINE, "read-from-the-start", "[view[done:]], slot.offset + done)", "[view[done:]], slot.offset)", test_engine.test_reads_that_come_in_bits_are_put_together),
-    Fault(ENGINE, "pipe-opened", "if not stat.S_ISREG(os.fstat(descriptor).st_mode):", "if not descriptor:", test_engine.test_only_regular_files_are_opened_for_reading),
-    Fault(ENGINE, "descriptor-left-open", "os.close(descriptor)", "pass", test_engine.test_faults_of_the_device_are_not_taken_for_faults_of_a_file),
-    Fault(ENGINE, "disk-fault-propagates", "except CheckpointError as error:", "except ZeroDivisionError as error:", test_engine.test_a_disk_that_fails_in_the_middle),
-    Fault(ENGINE, "region-row", "(region.top - piece.top) * piece.stride", "0 * piece.stride", FIGURES, layout("fused-groups", LARGE)),
-    Fault(ENGINE, "region-column", "(region.left - piece.left) * itemsize", "0 * itemsize", FIGURES, layout("fused-columns")),
-    Fault(ENGINE, "rows-of-another", "own = rows[start : start + len(table)]", "own = rows[: len(table)]", FIGURES, layout("row-major", LARGE)),
-    Fault(ENGINE, "tiles-of-another", "own = sums[start : start + len(table)]", "own = sums[: len(table)]", FIGURES, layout("non-finite", LARGE)),
-    Fault(ENGINE, "last-slot-only", "combine(moments[number], merged) if number in moments else merged", "merged", FIGURES, layout("row-major")),
-    Fault(ENGINE, "column-energies-overwritten", "first + use.columns] += by_column", "first + use.columns] = by_column", FIGURES, layout("row-major")),
-    Fault(ENGINE, "row-energies-misplaced", "first = use.region.row_unit", "first = 0", FIGURES, layout("row-major")),
-    Fault(ENGINE, "column-energies-misplaced", "first = use.region.column_unit", "first = 0", FIGURES, layout("wide")),
-    Fault(ENGINE, "energies-of-the-wrong-axis", '(role == "v") == region.outputs_along_rows', 'role == "v"', FIGURES, layout("stored-in-out")),
-    Fault(ENGINE, "units-of-o", 'matrix.shape[0] if matrix.role == "v" else matrix.shape[1]', "max(matrix.shape)", FIGURES, layout("row-major")),
+    Fault(PLAN, "no-gap", "0 <= gap <= GAP_BYTES and", "gap == 0 and", test_plan.test_small_gap_is_read_over_and_counted),
+    Fault(PLAN, "any-gap", "0 <= gap <= GAP_BYTES and", "0 <= gap and", test_plan.test_no_gap_of_more_than_a_mebibyte_is_read_over, {"gap": 2**20 + 1, "joined": False}),
+    Fault(PLAN, "files-joined", "near = own == last and", "near = last >= 0 and", test_plan.test_files_are_never_joined),
+    Fault(PLAN, "slot-overfull", "not near or begin + size - start > slot_bytes", "not near", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
+    Fault(PLAN, "too-many-rows", "slot_bytes // PIECES_PER_SLOT //", "slot_bytes * PIECES_PER_SLOT //", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 4096}),
+    Fault(PLAN, "cut-inside-a-chunk", "// itemsize // CHUNK_ELEMENTS, 1) * CHUNK_ELEMENTS", "// itemsize - 1, 1)", test_plan.test_rows_longer_than_a_slot_are_cut_between_chunks),
+    Fault(PLAN, "row-units-of-pieces", "[regions.axis[region] == ROW_ENERGY], [down]", "[regions.axis[region] == ROW_ENERGY], [0 * down]", FIGURES, layout("row-major")),
+    Fault(PLAN, "column-units-of-pieces", "[down], along)", "[down], 0 * along)", FIGURES, layout("wide")),
+    Fault(PLAN, "last-row-dropped", "(regions.bottom - 1 - base) // rows_each + 1", "(regions.bottom - 1 - base) // rows_each", FIGURES, layout("row-major")),
+    Fault(PLAN, "last-column-dropped", "across = -(-columns // columns_each)", "across = columns // columns_each", FIGURES, layout("wide")),
+    Fault(PLAN, "gaps-not-counted", "return int(self.length.sum())", "return self.selected", test_plan.test_small_gap_is_read_over_and_counted),
+    Fault(PLAN, "intervals-apart", "joined[-1][2] = max(joined[-1][2], bottom)", "joined[-1][2] = bottom", test_plan.test_every_element_belongs_to_one_rectangle_of_each_of_its_matrices),
+    Fault(PLAN, "rows-read-twice", "top <= joined[-1][2]", "top < joined[-1][1]", test_plan.test_no_byte_is_read_twice_and_few_that_are_not_wanted),
+    Fault(PLAN, "outside-the-region", "top = np.maximum(regions.top[region], pieces.top[piece])", "top = pieces.top[piece]", FIGURES, layout("fused-groups", LARGE)),
+    Fault(PLAN, "left-of-the-region", "* width + left - pieces.left[piece]", "* width", FIGURES, layout("fused-columns")),
+    Fault(PLAN, "energies-of-the-wrong-axis", '(role == "v") == outputs_along_rows', 'role == "v"', FIGURES, layout("stored-in-out")),
+    Fault(PLAN, "batches-mixed", "if self.dtype[start] != self.dtype[stop - 1]:", "if False:", test_plan.test_encodings_come_apart_inside_a_slot),
+    Fault(COLLECT, "half-a-matrix-kept", "if number not in lost}\n        energies", "}\n        energies", test_engine.test_a_matrix_of_which_some_slots_are_gone_is_lost_whole),
+    Fault(COLLECT, "other-files-lost", "np.flatnonzero(self.plan.file == file)", "np.flatnonzero(self.plan.file >= 0)", test_engine.test_a_matrix_out_of_two_files_is_lost_with_either),
+    Fault(COLLECT, "read-by-chance-kept", "if number >= first]", "if number == first]", test_collect.test_of_a_file_nothing_counts_from_its_failure_on, {"failed": 1}),
+    Fault(COLLECT, "last-failure-said", "self.failures.setdefault(int(self.plan.file[number]), (number, error))", "self.failures[int(self.plan.file[number])] = (number, error)", test_collect.test_the_first_failure_of_each_file_is_what_is_said),
+    Fault(COLLECT, "skipped-counts", "gone = list(self.skipped)", "gone = []", test_collect.test_a_matrix_that_lost_a_slot_is_lost_whole, {"lost": 2, "how": "skipped"}),
+    Fault(COLLECT, "bytes-not-counted", "self.bytes_read += slot.length", "self.bytes_read = slot.length", FIGURES, layout("row-major")),
+    Fault(COLLECT, "energies-overwritten", "[unit : unit + size] += result", "[unit : unit + size] = result", FIGURES, layout("row-major")),
+    Fault(COLLECT, "energies-misplaced", "[unit : unit + size] += result", "[0:size] += result", FIGURES, layout("row-major")),
+    Fault(COLLECT, "energies-of-the-first", "start += size", "start += 0", FIGURES, layout("non-finite", LARGE)),
+    Fault(COLLECT, "units-of-o", 'matrix.shape[0] if matrix.role == "v" else matrix.shape[1]', "max(matrix.shape)", FIGURES, layout("row-major")),
+    Fault(COLLECT, "rectangles-not-sorted", 'np.argsort(matrix, kind="stable")', "np.arange(len(matrix))", FIGURES, layout("fused-groups")),
+    Fault(FILES, "short-read-taken", "while done < slot.length:", "while not done:", test_engine.test_reads_that_come_in_bits_are_put_together),
+    Fault(FILES, "read-from-the-start", "[view[done : done + READ_BYTES]], slot.offset + done)", "[view[done : done + READ_BYTES]], slot.offset)", test_engine.test_reads_that_come_in_bits_are_put_together),
+    Fault(FILES, "pipe-opened", "if not stat.S_ISREG(os.fstat(descriptor).st_mode):", "if not descriptor:", test_engine.test_only_regular_files_are_opened_for_reading),
+    Fault(FILES, "descriptor-left-open", "os.close(self._descriptors.pop(path))", "pass", test_files.test_a_file_is_open_from_its_first_slot_to_its_last),
+    Fault(FILES, "given-up-left-open", "self._descriptors.clear()", "pass", test_files.test_slots_that_are_given_up_count_and_what_is_left_is_closed),
+    Fault(FILES, "missing-pages-taken", "if page_was_missing():", "if False:", test_files.test_a_file_cut_to_half_while_its_bytes_are_held),
+    Fault(FILES, "start-of-the-page", "yield data[before:]", "yield data[: slot.length]", FIGURES, layout("wide", 20_000)),
+    Fault(FILES, "first-sample-only", "for sample in range(SAMPLES):", "for sample in range(1):", test_files.test_residency_is_asked_over_the_whole_range, {"missing": 63}),
+    Fault(FILES, "always-dropped", "    if not resident:\n        _advise(slot, descriptor, \"POSIX_FADV_DONTNEED\")\n\n\ndef _advise", "    _advise(slot, descriptor, \"POSIX_FADV_DONTNEED\")\n\n\ndef _advise", test_files.test_what_was_in_the_page_cache_stays),
+    Fault(FILES, "never-dropped", "    if not resident:\n        _advise(slot, descriptor, \"POSIX_FADV_DONTNEED\")\n\n\ndef _advise", "\n\ndef _advise", test_files.test_what_was_not_in_the_page_cache_is_dropped_again),
+    Fault(CPU, "disk-fault-propagates", "        except CheckpointError as error:\n            self._collector", "        except ZeroDivisionError as error:\n            self._collector", test_engine.test_a_disk_that_fails_in_the_middle),
+    Fault(CPU, "failed-file-read-on", "self._failed.add(file)", "pass", test_cpu.test_a_file_that_failed_is_read_no_further),
+    Fault(CPU, "waits-for-all", "self._pool.shutdown(cancel_futures=True)", "self._pool.shutdown(wait=False)", test_cpu.test_leaving_the_engine_gives_up_what_is_not_done),
+    Fault(SETTINGS, "no-limit", "not least <= int(text) <= most", "least > int(text)", test_settings.test_a_bad_value_is_wrong_usage, {"name": "WEIGHTPRINT_THREADS", "value": "99999"}),
+    Fault(SETTINGS, "half-numbers", "not text.isdecimal() or", "not text.strip().isdecimal() or", test_settings.test_a_bad_value_is_wrong_usage, {"name": "WEIGHTPRINT_THREADS", "value": " 2"}),
     Fault(MOMENTS, "sample-variance", "float(merged.m2) / count", "float(merged.m2) / (count - 1)", NUMPY, FEW),
     Fault(MOMENTS, "excess-kurtosis", "/ std**4", "/ std**4 - 3", NUMPY, FEW),
     Fault(MOMENTS, "skewness", "/ std**3", "/ std**2", NUMPY, FEW),
@@ -150,7 +166,11 @@ def provided(folder: Path) -> Iterator[dict[str, Callable[[], object]]]:
         yield {
             "tmp_path": lambda: folder,
             "monkeypatch": lambda: patch,
-            "two_files": lambda: test_engine.lay_two_files(folder),
+            "two_files": lambda: engine_cases.lay_two_files(folder),
+            "dropped": lambda: test_files.drop(folder),
+            "path": lambda: test_files.write(folder),
+            "content": lambda: test_files.CONTENT,
+            "way": lambda: patch.setattr(test_files.engine_files, "is_local", lambda descriptor: False),
             "models": lambda: test_resume.make_models(folder),
         }
 
@@ -180,6 +200,9 @@ def functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
             continue
         members = vars(value).items() if inspect.isclass(value) else [("", value)]
         for member, inner in members:
-            function = inner.fget if isinstance(inner, property) else getattr(inner, "__wrapped__", inner)
+            if isinstance(inner, functools.cached_property):
+                function = inner.func
+            else:
+                function = inner.fget if isinstance(inner, property) else getattr(inner, "__wrapped__", inner)
             if isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__:
                 yield f"{name}.{member}", function

@@ -17,6 +17,9 @@ from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.cli.exits import Interrupted
 from weightprint.discover import discover
+from weightprint.engine import files as engine_files
+from weightprint.engine.collect import Reduction
+from weightprint.engine.cpu import CpuEngine, PendingOnCpu
 from weightprint.fingerprint import Structure
 from weightprint.scan import Report, ScanOptions, forecast, scan
 
@@ -56,7 +59,9 @@ def expected(models: Path, tmp_path: Path) -> dict[str, bytes]:
 STEPS: dict[str, tuple[object, str]] = {
     # name: (where the function is looked up, its name)
     "reading-headers": (scans, "read_structure"),
-    "reading-weights": (scans, "take_fingerprint"),
+    "asking-for-weights": (CpuEngine, "submit"),
+    "waiting-for-weights": (PendingOnCpu, "result"),
+    "putting-together": (scans, "fingerprint_from"),
     "before-saving": (stores, "save"),
     "making-bytes": (stores, "to_bytes"),
     "opening": (Path, "open"),
@@ -187,18 +192,19 @@ def test_a_disk_that_failed_once_is_asked_again(models: Path) -> None:
     preadv = os.preadv
     calls = 0
 
-    def failing_once(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+    def failing_once(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         nonlocal calls
-        calls += 1
-        if calls == 2:
+        calls += flags == 0
+        if calls == 2 and flags == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return preadv(descriptor, buffers, offset)
+        return preadv(descriptor, buffers, offset, flags)
 
     weights = tiny.llama(0, layers=2)
     tiny.save_sharded(models / "m0", weights)
     (models / "m0/model.safetensors").unlink()
     alone = ScanOptions(paths=(models / "m0",), store=models.parent / "store", references=())
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_files, "is_local", lambda descriptor: False)
         patch.setattr(os, "preadv", failing_once)
         (outcome,) = scan(alone).outcomes
     assert (outcome.fingerprint.status, outcome.fingerprint.code) == ("partial", "E_READ")
@@ -288,14 +294,14 @@ def test_a_damaged_fingerprint_is_taken_anew(models: Path, expected: dict[str, b
 def test_a_checkpoint_that_changes_while_it_is_read_is_read_again(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = scans.take_fingerprint
+    put_together = scans.fingerprint_from
 
-    def meanwhile(checkpoint: scans.Checkpoint, structure: Structure, backend: object) -> scans.Fingerprint:
+    def meanwhile(checkpoint: scans.Checkpoint, structure: Structure, reduction: Reduction) -> scans.Fingerprint:
         if checkpoint.name == "m3":
             (models / "m3/model.safetensors").touch()
-        return take(checkpoint, structure, backend)  # type: ignore[arg-type]
+        return put_together(checkpoint, structure, reduction)
 
     with monkeypatch.context() as patch:
-        patch.setattr(scans, "take_fingerprint", meanwhile)
+        patch.setattr(scans, "fingerprint_from", meanwhile)
         assert statuses(scan(options(models)))["m3"] == ("failed", False)
     assert statuses(scan(options(models)))["m3"] == ("complete", False)

@@ -312,7 +312,6 @@ class PendingOnDevice:
         self._engine.streams.enter_thread()
         mark.synchronize()  # after it any stream may read them
         figures: FLOAT32 = there.cpu().numpy()
-        del there
         for slot, error in slots:
             self._engine.require_open()
             if error is not None:

@@ -125,8 +125,8 @@ def streams_of(device: str) -> Streams:
 
 
 def never_free(tensor: torch.Tensor) -> None:
-    """Keep a tensor to the end of the process. torch records an event where pinned memory is freed that was copied from;
-    on a device that failed this raises, in a destructor, and ends the process."""
+    """Keep a tensor to the end of the process. torch records an event when it frees pinned memory that was copied;
+    on a device that failed this raises in a destructor, which ends the process."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))
 
 
