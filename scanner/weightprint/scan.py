@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from weightprint import store as stores
 from weightprint.compare import ALPHA, Family, compare_all, families, judge
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
-from weightprint.errors import DeviceError, Notice, StoreError, WeightprintError
+from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
 from weightprint.fingerprint import Structure, fingerprint_from, read_structure, without_weights
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
@@ -267,8 +267,8 @@ def _taken(checkpoint: Checkpoint, structure: Structure, pending: Pending) -> Fi
 
 
 def _failed(checkpoint: Checkpoint, structure: Structure | None, error: Exception) -> Fingerprint:
-    """A fault of the checkpoint as its status; one of the device or the store ends the scan."""
-    if isinstance(error, DeviceError | StoreError):
+    """A fault of the checkpoint as its status; one of the device, the store or a setting ends the scan."""
+    if isinstance(error, DeviceError | StoreError | UsageError):
         raise error
     if isinstance(error, WeightprintError):
         return without_weights(checkpoint, structure, (error.notice(),))

@@ -2,7 +2,7 @@
 """The suite can fail: each line of FAULTS breaks one line of one module, and the named check must turn red.
 
 A fault whose text is no longer in the module fails as well. Faults of Triton's modules run where it interprets. What
-Numba compiles of a broken module is kept nowhere.
+Numba compiles of a broken module is kept nowhere; it checks no bounds, so no fault there may write beyond its arrays.
 """
 
 import importlib
@@ -130,15 +130,15 @@ FAULTS = [
     Fault("energies-not-in-turn", COMPUTE, "place = begins[owner] + within", "place = begins[0] + within", RECTANGLES, rectangle_cases, "63x33"),
     Fault("tiles-of-all", COMPUTE, "done += bands * across", "done += 0", RECTANGLES, rectangle_cases, "63x33"),
     Fault("one-band", COMPUTE, "across * TILE_COLUMNS).sum(axis=0)", "across * TILE_COLUMNS)[0]", RECTANGLES, rectangle_cases, "257x39"),
-    Fault("axes-swapped", NUMBA, "== ROW_ENERGY, rectangles.rows", "== COLUMN_ENERGY, rectangles.rows", RECTANGLES, rectangle_cases, "129x3"),
+    Fault("energies-turned", NUMBA, "return Reduced(moments, energies)", "return Reduced(moments, energies[::-1])", RECTANGLES, rectangle_cases, "129x3"),
     Fault("infinity-is-a-number", NUMBA, "infinity if format.infinities else largest", "largest", MOMENTS, value_cases, "infinities"),
-    Fault("sign-in-the-magnitude", NUMBA, "(1 << (format.bits - 1)) - 1", "(1 << format.bits) - 1", MOMENTS, value_cases, "mean-minus-1"),
+    Fault("sign-in-the-magnitude", NUMBA, "(1 << (format.bits - 1)) - 1", "(1 << format.bits) - 1", MOMENTS, value_cases, "one-nan"),
     Fault("not-shifted", LOOPS, "2 * s1 * s1 <= s2 * count", "True", MOMENTS, value_cases, "mean-100"),
     Fault("overflow-trusted", LOOPS, "largest >= form.special or not np.isfinite(s4)", "largest >= form.special", RECTANGLES, extreme_cases, "1e10"),
-    Fault("underflow-trusted", LOOPS, "SMALLEST_VARIANCE = 1e-17", "SMALLEST_VARIANCE = 0.0", RECTANGLES, extreme_cases, "1e-12"),
-    Fault("rest-dropped", LOOPS, "for byte in range(rest):", "for byte in range(rest - form.itemsize):", MOMENTS, size_cases, "size-33"),
+    Fault("too-long-in-float32", LOOPS, "BLOCK_LINES = 64", "BLOCK_LINES = 2**20", RECTANGLES, value_cases, "constants"),
     Fault("rest-of-before", LOOPS, "pad[rest:] = 0", "pass", RECTANGLES, rectangle_cases, "65x63"),
-    Fault("shift-sign", LOOPS, "d = value - shift", "d = value + shift", MOMENTS, value_cases, "mean-100"),
+    Fault("shift-sign", LOOPS, "d = value - shift", "d = value + shift", MOMENTS, value_cases, "mean-100-nan"),
+    Fault("rest-about-zero", LOOPS, "else -value) - shift", "else -value)", MOMENTS, value_cases, "mean-100"),
     Fault("third-moment", LOOPS, "m3 + product * e * (rest - share)", "m3 - product * e * (rest - share)", RECTANGLES, rectangle_cases, "band-far"),
     Fault("nan-has-energy", LOOPS, "if finite == count else np.nan", "if finite <= count else np.nan", RECTANGLES, rectangle_cases, "band-nan"),
     Fault("bands-overwritten", LOOPS, "total[place] += squares[place] * scale", "total[place] = squares[place] * scale", COLUMNS, tile_cases, "257x513"),
@@ -152,7 +152,6 @@ FAULTS = [
     Fault("sign-lost", LINE_SUMS, "_splat(16, 0x8000, 2 * LANES)", "_splat(16, 0, 2 * LANES)", MOMENTS, value_cases, "heavy-tails", "f8_e4m3"),
     Fault("largest-lost", LINE_SUMS, "largest_now = _larger(builder)(largest_now, magnitudes)", "pass", MOMENTS, size_cases, "size-33"),
     Fault("fourth-power", LINE_SUMS, "_multiply_add(builder, square, square, s4)", "_multiply_add(builder, square, value, s4)", MOMENTS, size_cases, "size-33"),
-    Fault("one-chain", LINE_SUMS, "sums[chains * power : chains * (power + 1)]", "sums[chains * power : chains * power + 1]", MOMENTS, size_cases, "size-33"),
     Fault("first-row-twice", LINE_SUMS, "added = functools.reduce(builder.fadd, own)", "added = own[0]", RECTANGLES, rectangle_cases, "2x32"),
 ]  # fmt: skip
 

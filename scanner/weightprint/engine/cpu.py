@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 from weightprint.engine.collect import Collector, Reduction
 from weightprint.engine.files import OpenFiles, bytes_of
@@ -50,6 +51,13 @@ class PendingOnCpu:
         self._collector = Collector(plan)
         self._number = 0
         self._left = deque(pool.submit(self._reduce, number) for number in range(len(plan)))
+        for number, future in enumerate(self._left):
+            future.add_done_callback(partial(self._given_up, number))
+
+    def _given_up(self, number: int, future: Future[Result | None]) -> None:
+        """A slot that was cancelled needs its file no longer."""
+        if future.cancelled():
+            self._files.done(self._plan.paths[self._plan.file[number]])
 
     def result(self) -> Reduction:
         """Wait for the last slot."""

@@ -51,12 +51,19 @@ class OpenFiles:
         """The descriptor of ``path`` for one slot; raises CheckpointError if it cannot be opened."""
         try:
             with self._lock:
-                descriptor = self._descriptors.get(path)
-                if descriptor is None:
-                    descriptor = self._descriptors[path] = open_regular(path)
-            yield descriptor
+                known = self._descriptors.get(path)
+            yield self._opened(path) if known is None else known
         finally:
             self.done(path)
+
+    def _opened(self, path: Path) -> int:
+        """Open ``path``, which may take its time, without holding up those who read other files."""
+        own = open_regular(path)
+        with self._lock:
+            descriptor = self._descriptors.setdefault(path, own)
+        if descriptor != own:
+            os.close(own)
+        return descriptor
 
     def done(self, path: Path) -> None:
         """One slot less will be read of ``path``."""
