@@ -59,7 +59,7 @@ class Report:
 
     outcomes: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
     families: tuple[Family, ...]
     notices: tuple[Notice, ...]
     seconds: float
@@ -265,12 +265,12 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(named)
 
 
-def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> tuple[Comparison, ...]:
+def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> Sequence[Comparison]:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
     count = len(mine)
     pairs = [(i, j) for i in range(count) for j in range(i + 1, len(fingerprints))]
-    return tuple(judge(compare_all(fingerprints, pairs), alpha))
+    return judge(compare_all(fingerprints, pairs), alpha)
 
 
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:

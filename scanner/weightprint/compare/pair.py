@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
+
+from weightprint.compare.blocks import INT64
+from weightprint.compare.bulk import compare_collection
+from weightprint.compare.comparisons import Comparisons
 from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
+from weightprint.compare.packed import Label, collect, label, pack
 from weightprint.compare.prepared import Prepared, prepare
+from weightprint.compare.products import product_for
 from weightprint.compare.sameness import Matched, bit_equal, matched, within_rounding
 from weightprint.compare.screen import screen_pair
 from weightprint.data import Comparison, Fingerprint, Screen
+
+_KEPT = 256  # fingerprints that are kept ready for comparisons one by one
 
 
 def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Comparison:
@@ -42,10 +52,23 @@ def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Compar
     return Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
 
 
-def compare_all(fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]]) -> tuple[Comparison, ...]:
-    """Compare the named pairs of ``fingerprints``; each fingerprint is prepared once."""
-    prepared = {index: prepare(fingerprints[index]) for index in sorted({index for pair in pairs for index in pair})}
-    return tuple(compare_pair(prepared[a], prepared[b]) for a, b in pairs)
+def compare_all(
+    fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]] | INT64, device: str = "cpu"
+) -> Comparisons:
+    """Compare the named pairs of ``fingerprints`` in bulk, each as :func:`compare_pair` does.
+
+    ``device`` is where the products are computed: "cpu", or a device of torch ("cuda").
+    """
+    wanted = np.asarray(pairs, np.int64).reshape(-1, 2)
+    labels = [Label("", "", None, ())] * len(fingerprints)
+    packed = []
+    for index in np.unique(wanted).tolist():
+        prepared = prepare(fingerprints[index])
+        labels[index] = label(prepared)
+        if (one := pack(prepared)) is not None:
+            packed.append((index, one))
+    load = lru_cache(maxsize=_KEPT)(lambda index: prepare(fingerprints[index]))
+    return compare_collection(collect(labels, packed), wanted, load, compare_pair, product_for(device))
 
 
 def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:

@@ -96,9 +96,7 @@ def gap_reasons(gaps: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"the screen leaves out {', '.join(own)}: {why}" for why, own in roles.items())
 
 
-def _role_plan(
-    role: str, depths: tuple[int, int], a: tuple[int, ...] | None, b: tuple[int, ...] | None
-) -> RolePlan:
+def _role_plan(role: str, depths: tuple[int, int], a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> RolePlan:
     if a is None or b is None:
         return RolePlan(role, "not on both sides")
     first, second = tuple(range(len(a))), tuple(range(len(b)))
@@ -121,12 +119,15 @@ def stretch(curve: FLOAT64, length: int) -> FLOAT64:
         return np.asarray(scores)
     points = np.linspace(0, own - 1, length)
     left = np.minimum(points.astype(np.int64), own - 2)
-    return np.asarray(scores[..., left] + (scores[..., left + 1] - scores[..., left]) * (points - left))
+    # take gives rows that lie together in memory, which sums depend on.
+    before, after = (np.take(scores, at, axis=-1) for at in (left, left + 1))
+    return np.asarray(before + (after - before) * (points - left))
 
 
 def pearson(a: FLOAT64, b: FLOAT64) -> FLOAT64:
     """Pearson's correlation of curves [..., points], kept inside [-1, 1]."""
-    return correlation(centred(a), centred(b))
+    a, b = centred(a), centred(b)
+    return cosine((a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1))
 
 
 def centred(curve: FLOAT64) -> FLOAT64:
@@ -134,10 +135,9 @@ def centred(curve: FLOAT64) -> FLOAT64:
     return np.asarray(curve - curve.sum(-1, keepdims=True) / curve.shape[-1])
 
 
-def correlation(a: FLOAT64, b: FLOAT64) -> FLOAT64:
-    """Pearson's correlation of curves that are centred."""
-    cosine = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.asarray(np.clip(cosine, -1.0, 1.0))
+def cosine(inner: FLOAT64, square_a: FLOAT64, square_b: FLOAT64) -> FLOAT64:
+    """Inner products of centred curves over the roots of their squares, kept inside [-1, 1]."""
+    return np.asarray(np.clip(inner / np.sqrt(square_a * square_b), -1.0, 1.0))
 
 
 def constant(curve: FLOAT64) -> BOOL:

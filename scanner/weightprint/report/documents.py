@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from weightprint.compare import Family
+from weightprint.compare import WORDS, Family, words_of
 from weightprint.data import Comparison, Fingerprint, Screen
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -55,7 +55,7 @@ def summary(report: Report) -> dict[str, Any]:
         "skipped_fresh_partial": sum(outcome.fresh and incomplete(outcome) for outcome in report.outcomes),
         "references": len(report.references),
         "pairs": len(report.comparisons),
-        "verdicts": dict(sorted(Counter(comparison.verdict for comparison in report.comparisons).items())),
+        "verdicts": dict(sorted(Counter(WORDS[word] for word in words_of(report.comparisons).tolist()).items())),
         "alpha": report.alpha,
         "seconds": round(report.seconds, 3),
         "bytes_read": sum(o.fingerprint.bytes.read for o in (*report.outcomes, *report.references) if not o.fresh),
