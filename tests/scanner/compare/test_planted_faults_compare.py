@@ -132,7 +132,7 @@ FAULTS = [
     Fault("screen-joins-families", FAMILIES, '"shared-origin"})', '"shared-origin", "similar-profile"})', FAMILIES, "test_only_evidence_joins", {"word": "similar-profile"}),
     Fault("paths-do-not-join", FAMILIES, "return {name: root(name) for", "return {name: parent[name] for", FAMILIES, "test_largest_first_then_by_name"),
     Fault("places-mixed-up", EXACT, "np.float64)[places.reshape(statistics.shape)]", "np.float64)[np.sort(places).reshape(statistics.shape)]", EXACT, "test_many_at_once_are_the_same_bits"),
-    Fault("float32-skips-integers", PRODUCTS, "np.float64 if wide else np.float32", "np.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"device": "cpu"}),
+    Fault("float32-skips-integers", PRODUCTS, "= np.float64 if wide else np.float32", "= np.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"device": "cpu"}),
     Fault("float32-skips-integers-on-torch", PRODUCTS, "torch.float64 if wide else torch.float32", "torch.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"device": "torch-cpu"}),
     Fault("best-of-one-layer", PRODUCTS, "inner.max(axis=1).max(axis=-1)", "inner[:, 0].max(axis=-1)", PRODUCTS, "test_sums_of_integers", THREE),
     Fault("whole-of-other-layers", PRODUCTS, "inner[:, chosen[0], :, chosen[1]]", "inner[:, chosen[0], :, chosen[0]]", PRODUCTS, "test_sums_of_integers", THREE),
