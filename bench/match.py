@@ -256,9 +256,8 @@ def machine() -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows for people."""
-    print(
-        f"{'case':>6} {'count':>8} {'pairs':>8} {'seconds':>8} {'GB/s':>6} {'GMAC/s':>7} {'peak':>9}   share of the time"
-    )
+    head = f"{'case':>6} {'count':>8} {'pairs':>8} {'seconds':>8} {'GB/s':>6} {'GMAC/s':>7} {'peak':>9}"
+    print(f"{head}   share of the time")
     for row in rows:
         shares = ", ".join(f"{stage} {100 * spent / row['seconds']:.0f} %" for stage, spent in row["stages"].items())
         print(

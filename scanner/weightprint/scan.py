@@ -14,13 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from weightprint import store as stores
-from weightprint.compare import ALPHA, Family, compare_all, families, judge
+from weightprint.compare import ALPHA, Family, families
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, WeightprintError
 from weightprint.fingerprint import Structure, read_structure, take_fingerprint, without_weights
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
+from weightprint.match import match
 
 if TYPE_CHECKING:
     from weightprint_kernels.backend import Backend
@@ -268,9 +271,8 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
 def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> Sequence[Comparison]:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
-    count = len(mine)
-    pairs = [(i, j) for i in range(count) for j in range(i + 1, len(fingerprints))]
-    return judge(compare_all(fingerprints, pairs), alpha)
+    first, second = np.triu_indices(len(mine), 1, len(fingerprints))
+    return match(fingerprints, np.stack([first, second], axis=1), alpha)
 
 
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:

@@ -21,7 +21,7 @@ from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.comparisons import Batch, Comparisons
 from weightprint.compare.exact import critical, log10_tails
 from weightprint.compare.layers import MAP_LOG10_ALPHA
-from weightprint.compare.packed import INT8, Collection, ShapeClass
+from weightprint.compare.packed import Collection, ShapeClass
 from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
 from weightprint.compare.prepared import Prepared
 from weightprint.compare.products import Product, is_wide, numpy_product, recode, tile_of
@@ -51,15 +51,22 @@ class Pairs:
 
 
 def compare_collection(
-    collection: Collection, pairs: INT64, load: Load, single: Single, product: Product = numpy_product
+    collection: Collection,
+    pairs: INT64,
+    load: Load,
+    single: Single,
+    product: Product = numpy_product,
+    limit: float = MAP_LOG10_ALPHA,
 ) -> Comparisons:
-    """Compare ``pairs`` int64 [pairs, 2] of a collection; ``load`` and ``single`` do those that remain."""
+    """Compare ``pairs`` int64 [pairs, 2] of a collection; ``load`` and ``single`` do those that remain: all in which a
+    test reaches ``limit``, a log10 p, after correction inside the pair. Raises DamagedCodes."""
+    assert limit >= MAP_LOG10_ALPHA
     batches = []
     remaining = np.ones(len(pairs), bool)
     for a, b, own in _by_classes(collection, pairs):
         plan = plan_pairs(a.shape, b.shape)
         if plan.fitting:
-            batch = _batch(plan, a, b, own, product)
+            batch = _batch(plan, a, b, own, product, limit)
             batches.append(batch)
             remaining[batch.pairs] = False
     singled = {
@@ -81,7 +88,7 @@ def _by_classes(collection: Collection, pairs: INT64) -> Iterator[tuple[ShapeCla
         yield collection.classes[a], collection.classes[b], Pairs(numbers, rows[:, 0].copy(), rows[:, 1].copy())
 
 
-def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product) -> Batch:
+def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product, limit: float) -> Batch:
     """The pairs that are decided, with all their figures."""
     open_ended = a.deviations[pairs.rows_a] == b.deviations[pairs.rows_b]
     for curve in plan.curves:
@@ -92,7 +99,7 @@ def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: 
     statistic = np.stack(columns, axis=1) if columns else np.zeros((len(pairs.numbers), 0), np.int64)
     undecided = np.zeros(len(pairs.numbers), bool)
     for column, test in zip(columns, plan.tests, strict=True):
-        undecided |= column >= _decisive(test)
+        undecided |= column >= _decisive(test, limit)
     pairs, statistic = pairs.where(~undecided), statistic[~undecided]
     log10_p = np.empty(statistic.shape, np.float64)
     for number, test in enumerate(plan.tests):
@@ -100,31 +107,30 @@ def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: 
     return Batch(plan, pairs.numbers, statistic, log10_p, _correlations(plan.curves, a, b, pairs))
 
 
-def _decisive(test: TestPlan) -> int:
+def _decisive(test: TestPlan, limit: float) -> int:
     """The smallest T that makes its pair a candidate for more than "nothing found"."""
-    limit = MAP_LOG10_ALPHA - test.log10_factor + _MARGIN
-    return critical(limit, test.blocks, test.block)
+    return critical(min(limit + _MARGIN, -_MARGIN) - test.log10_factor, test.blocks, test.block)
 
 
 def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product) -> list[INT64]:
     """T of the grid's tests, int64 [pairs] each."""
-    codes_a, codes_b = a.codes[grid.a], b.codes[grid.b]
     stored = (a.shape.blocks[grid.a], b.shape.blocks[grid.b])
-    wide = is_wide(codes_a.shape[-1], grid.block)
+    layers, units = (a.codes[grid.a].shape[1], b.codes[grid.b].shape[1]), a.codes[grid.a].shape[2]
+    wide = is_wide(units, grid.block)
     whole, best = np.empty((2, len(pairs.numbers)), np.int64)
 
     def work(places: INT64) -> None:
         rows, row_of = np.unique(pairs.rows_a[places], return_inverse=True)
         columns, column_of = np.unique(pairs.rows_b[places], return_inverse=True)
-        first = recode(_taken(codes_a, rows), stored[0], grid.block)
-        second = recode(_taken(codes_b, columns), stored[1], grid.block)
+        first = recode(a.taken(grid.a, rows), stored[0], grid.block)
+        second = recode(b.taken(grid.b, columns), stored[1], grid.block)
         own_whole, own_best = product(first, second, grid.chosen, wide)
         whole[places] = own_whole[row_of, column_of]
         best[places] = own_best[row_of, column_of]
 
     with ThreadPoolExecutor(workers()) as threads:
         # A list, so that what a thread raises is raised here.
-        list(threads.map(work, _tiles(pairs, *tile_of(codes_a.shape[1], codes_b.shape[1], codes_a.shape[2]))))
+        list(threads.map(work, _tiles(pairs, *tile_of(*layers, units))))
     return [column for column, made in ((whole, grid.whole), (best, grid.layers)) if made is not None]
 
 
@@ -138,13 +144,6 @@ def _tiles(pairs: Pairs, rows: int, columns: int) -> Iterator[INT64]:
     order = np.argsort(tile, kind="stable")
     edges = np.flatnonzero(np.diff(tile[order])) + 1
     yield from np.split(order, edges)
-
-
-def _taken(codes: INT8, rows: INT64) -> INT8:
-    """Codes of sorted ``rows``; no copy where they are neighbours."""
-    if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
-        return codes[int(rows[0]) : int(rows[-1]) + 1]
-    return codes[rows]
 
 
 def _correlations(curves: Sequence[CurvePlan], a: ShapeClass, b: ShapeClass, pairs: Pairs) -> FLOAT64:

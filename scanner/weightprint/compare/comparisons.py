@@ -134,6 +134,10 @@ class Comparisons(LazyComparisons):
         """Numbers of the pairs that no batch holds."""
         return tuple(self._singled)
 
+    def replaced(self, singled: Mapping[int, Comparison]) -> Comparisons:
+        """The same with some pairs, by number, as they were made one by one."""
+        return Comparisons(self._labels, self._pairs, self._batches, {**self._singled, **singled})
+
     def at(self, number: int) -> Comparison:
         if number in self._singled:
             return self._singled[number]

@@ -80,13 +80,36 @@ class Packed:
 @dataclass(frozen=True)
 class ShapeClass:
     """Fingerprints of one shape: their numbers int64 [members], ``codes`` int8 [members, layers, units] of each group
-    (memory or a mapped file), ``points`` float64 [members, points], ``deviations`` uint64 [members]."""
+    (memory or a mapped file), ``points`` float64 [members, points], ``deviations`` uint64 [members].
+
+    A number of -1 is that of a member that takes no part. ``sums`` uint64 [members] of each group are what the codes of
+    a file must add up to (:func:`word_sums`), ``source`` is the file; codes in memory have neither.
+    """
 
     shape: Shape
     members: INT64
     codes: tuple[INT8, ...]
     points: FLOAT64
     deviations: UINT64
+    sums: tuple[UINT64, ...] = ()
+    source: str = ""
+
+    def taken(self, group: int, rows: INT64) -> INT8:
+        """Codes of a group of sorted ``rows``, no copy where they are neighbours; raises DamagedCodes."""
+        first, last = int(rows[0]), int(rows[-1])
+        some = slice(first, last + 1) if last - first + 1 == len(rows) else rows
+        codes = self.codes[group][some]
+        if self.sums and not np.array_equal(word_sums(codes), self.sums[group][some]):
+            raise DamagedCodes(self.source)
+        return codes
+
+
+class DamagedCodes(Exception):
+    """Codes of the file ``source`` that are not those that were written."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"{source} is damaged")
+        self.source = source
 
 
 @dataclass(frozen=True)
@@ -136,14 +159,22 @@ def digest64(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def collect(labels: Sequence[Label], packed: Iterable[tuple[int, Packed]]) -> Collection:
-    """Put regular fingerprints, given with their numbers, into classes."""
+def word_sums(codes: INT8) -> UINT64:
+    """The sum of the 64-bit words of each member's codes [members, ...] modulo 2^64: any flipped bit changes it."""
+    rows = np.ascontiguousarray(codes).reshape(len(codes), -1)
+    if rows.shape[1] % 8:
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
+    return np.asarray(rows.view("<u8").sum(axis=1, dtype=np.uint64))
+
+
+def classes_of(packed: Iterable[tuple[int, Packed]]) -> list[ShapeClass]:
+    """Regular fingerprints, given with their numbers, by shape."""
     numbers: dict[Shape, list[int]] = {}
     rows: dict[Shape, list[Packed]] = {}
     for number, one in packed:
         numbers.setdefault(one.shape, []).append(number)
         rows.setdefault(one.shape, []).append(one)
-    return join(labels, [_class(shape, numbers[shape], rows.pop(shape)) for shape in numbers])
+    return [_class(shape, numbers[shape], rows.pop(shape)) for shape in numbers]
 
 
 def join(labels: Sequence[Label], classes: Sequence[ShapeClass]) -> Collection:
@@ -151,8 +182,9 @@ def join(labels: Sequence[Label], classes: Sequence[ShapeClass]) -> Collection:
     class_of = np.full(len(labels), -1, np.int64)
     row_of = np.full(len(labels), -1, np.int64)
     for number, own in enumerate(classes):
-        class_of[own.members] = number
-        row_of[own.members] = np.arange(len(own.members))
+        rows = np.flatnonzero(own.members >= 0)
+        class_of[own.members[rows]] = number
+        row_of[own.members[rows]] = rows
     return Collection(labels, tuple(classes), class_of, row_of)
 
 

@@ -8,7 +8,7 @@ every pair of a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -17,14 +17,14 @@ from weightprint.compare.blocks import INT64
 from weightprint.compare.bulk import compare_collection
 from weightprint.compare.comparisons import Comparisons
 from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
-from weightprint.compare.packed import Label, collect, label, pack
+from weightprint.compare.packed import Label, Packed, ShapeClass, classes_of, join, label, pack
 from weightprint.compare.prepared import Prepared, prepare
 from weightprint.compare.products import product_for
 from weightprint.compare.sameness import Matched, bit_equal, matched, within_rounding
 from weightprint.compare.screen import screen_pair
 from weightprint.data import Comparison, Fingerprint, Screen
 
-_KEPT = 256  # fingerprints that are kept ready for comparisons one by one
+KEPT = 256  # fingerprints that are kept ready for comparisons one by one
 
 
 def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Comparison:
@@ -60,15 +60,24 @@ def compare_all(
     ``device`` is where the products are computed: "cpu", or a device of torch ("cuda").
     """
     wanted = np.asarray(pairs, np.int64).reshape(-1, 2)
-    labels = [Label("", "", None, ())] * len(fingerprints)
-    packed = []
-    for index in np.unique(wanted).tolist():
-        prepared = prepare(fingerprints[index])
-        labels[index] = label(prepared)
+    nobody = Label("", "", None, ())  # of a fingerprint in no pair
+    numbers = np.unique(wanted).tolist()
+    labels, classes = packed_sides({number: fingerprints[number] for number in numbers})
+    collection = join([labels.get(number, nobody) for number in range(len(fingerprints))], classes)
+    load = lru_cache(maxsize=KEPT)(lambda number: prepare(fingerprints[number]))
+    return compare_collection(collection, wanted, load, compare_pair, product_for(device))
+
+
+def packed_sides(fingerprints: Mapping[int, Fingerprint]) -> tuple[dict[int, Label], list[ShapeClass]]:
+    """Labels of fingerprints, by number, and the classes of those that are regular; each is prepared once."""
+    labels: dict[int, Label] = {}
+    packed: list[tuple[int, Packed]] = []
+    for number, fingerprint in fingerprints.items():
+        prepared = prepare(fingerprint)
+        labels[number] = label(prepared)
         if (one := pack(prepared)) is not None:
-            packed.append((index, one))
-    load = lru_cache(maxsize=_KEPT)(lambda index: prepare(fingerprints[index]))
-    return compare_collection(collect(labels, packed), wanted, load, compare_pair, product_for(device))
+            packed.append((number, one))
+    return labels, classes_of(packed)
 
 
 def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:

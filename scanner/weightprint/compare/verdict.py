@@ -55,7 +55,7 @@ class Judged(LazyComparisons):
 
     def __init__(self, comparisons: Sequence[Comparison], alpha: float) -> None:
         figures = figures_of(comparisons)
-        self._comparisons = comparisons
+        self.preliminary = comparisons
         self._corrected = holm_of(figures.pair_log10_p)
         self._rejected = self._corrected <= math.log10(alpha)  # nan is not
         self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))))
@@ -63,14 +63,14 @@ class Judged(LazyComparisons):
         self._figures = replace(figures, words=self._final(figures), log10_p=self._corrected)
 
     def __len__(self) -> int:
-        return len(self._comparisons)
+        return len(self.preliminary)
 
     @property
     def figures(self) -> Figures:
         return self._figures
 
     def at(self, number: int) -> Comparison:
-        comparison = self._comparisons[number]
+        comparison = self.preliminary[number]
         screen = comparison.screen
         if screen.score is not None:
             percentile = float(self._background.percentiles[number])

@@ -14,6 +14,7 @@ from weightprint.compare import WORDS, Family, words_of
 from weightprint.data import Comparison, Fingerprint, Screen
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
+from weightprint.index import matrix_figures
 from weightprint.scan import Forecast, Outcome, Report
 
 REPORT_SCHEMA = "weightprint.report/1"
@@ -71,6 +72,7 @@ def incomplete(outcome: Outcome) -> bool:
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
     """One checkpoint of a report."""
     fingerprint = outcome.fingerprint
+    matrices = matrix_figures(fingerprint)
     return {
         "name": fingerprint.name,
         "path": fingerprint.path,
@@ -81,10 +83,10 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 4),
         "bytes": asdict(fingerprint.bytes),
         "coverage": {"found": fingerprint.coverage.found, "understood": fingerprint.coverage.understood},
-        "matrices": len(fingerprint.matrices),
-        "non_finite": sum(matrix.non_finite for matrix in fingerprint.matrices),
+        "matrices": matrices.count,
+        "non_finite": matrices.non_finite,
         "formats": sorted({source.format for source in fingerprint.sources if source.format != "config"}),
-        "dtypes": sorted({matrix.dtype for matrix in fingerprint.matrices}),
+        "dtypes": list(matrices.dtypes),
         "backend": fingerprint.backend,
         "set_aside": set_aside_document(outcome.set_aside),
         "notices": [notice_document(notice) for notice in fingerprint.notices],
