@@ -179,7 +179,7 @@ def fingerprints_below(root: Path, files: Sequence[Path]) -> tuple[list[Fingerpr
         notices += own
         segment = _saved(cache, segment)
         known.update({entry.file: (segment, number) for number, entry in enumerate(segment.entries)})
-    found = [_light(names[name], *known[name]) for name in names if name in known]
+    found = [light(names[name], *known[name]) for name in names if name in known]
     return found, notices
 
 
@@ -267,7 +267,7 @@ def _saved(cache: Path, segment: Segment) -> Segment:
         return segment
 
 
-def _light(file: Path, segment: Segment, number: int) -> Fingerprint:
+def light(file: Path, segment: Segment, number: int) -> Fingerprint:
     """What the index knows of a fingerprint; the rest is read from its file where it is looked at."""
     stored = Stored(file, segment, number)
     matrices = cast("tuple[MatrixStats, ...]", StoredMatrices(stored))

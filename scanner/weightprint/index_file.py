@@ -123,7 +123,7 @@ def _parse(content: mmap.mmap, path: Path) -> Segment:
             size = (count, len(group.layers), group.units if block else 0)
             array, codes_at = _array(content, codes_at, size, np.int8)
             codes.append(array)
-        classes.append(ShapeClass(shape, members, tuple(codes), points, deviations, tuple(sums), str(path)))
+        classes.append(ShapeClass(shape, members, tuple(codes), points, deviations, tuple(sums), str(path), content))
     if at != len(figures) or codes_at != len(content):
         raise ValueError("cut off, or something left over")
     return Segment(entries, tuple(classes), path)

@@ -69,6 +69,8 @@ def compare_collection(
             batch = _batch(plan, a, b, own, product, limit)
             batches.append(batch)
             remaining[batch.pairs] = False
+            a.release()
+            b.release()
     singled = {
         number: single(load(int(pairs[number, 0])), load(int(pairs[number, 1])))
         for number in np.flatnonzero(remaining).tolist()

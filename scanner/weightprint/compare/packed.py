@@ -12,6 +12,7 @@ because ranks inside a part follow from ranks inside the whole.
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class ShapeClass:
     (memory or a mapped file), ``points`` float64 [members, points], ``deviations`` uint64 [members].
 
     A number of -1 is that of a member that takes no part. ``sums`` uint64 [members] of each group are what the codes of
-    a file must add up to (:func:`word_sums`), ``source`` is the file; codes in memory have neither.
+    a file must add up to (:func:`word_sums`), ``source`` is the file and ``mapped`` its map; codes in memory have none.
     """
 
     shape: Shape
@@ -93,6 +94,7 @@ class ShapeClass:
     deviations: UINT64
     sums: tuple[UINT64, ...] = ()
     source: str = ""
+    mapped: mmap.mmap | None = None
 
     def taken(self, group: int, rows: INT64) -> INT8:
         """Codes of a group of sorted ``rows``, no copy where they are neighbours; raises DamagedCodes."""
@@ -102,6 +104,12 @@ class ShapeClass:
         if self.sums and not np.array_equal(word_sums(codes), self.sums[group][some]):
             raise DamagedCodes(self.source)
         return codes
+
+    def release(self) -> None:
+        """Let go of the pages of a mapped file, so that memory does not grow with the number of references; they are
+        mapped again when they are needed."""
+        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class DamagedCodes(Exception):
