@@ -45,7 +45,8 @@ from weightprint.fingerprint_file import SUFFIX, to_bytes
 from weightprint.index import SEGMENT_FILES, cache_of, fingerprints_below, light
 from weightprint.index_file import Entry, Segment
 from weightprint.match import match
-from weightprint.report.documents import report_document
+from weightprint.report.documents import pair_documents, report_document
+from weightprint.report.files import WRITERS
 from weightprint.scan import ScanOptions, scan
 
 LAYERS, UNITS, BLOCK, HEAD_WIDTH, HIDDEN = 32, 1024, 8, 128, 4096
@@ -201,6 +202,9 @@ def measured(own: ShapeClass, pairs: npt.NDArray[np.int64], rounds: int) -> dict
             spent = {**watched.seconds, "judge": judged_at - compared}
             stages.append({**spent, "rest": totals[-1] - sum(spent.values())})
     check(found, pairs, own)
+    started = time.perf_counter()
+    report_bytes = sum(map(len, WRITERS[".json"]({"pairs": pair_documents(judged)})))
+    reported = time.perf_counter() - started
     middle = statistics.median(totals)
     streamed = sum(codes.nbytes for codes in own.codes)
     return {
@@ -209,6 +213,8 @@ def measured(own: ShapeClass, pairs: npt.NDArray[np.int64], rounds: int) -> dict
         "rounds": rounds,
         "spread": [min(totals), max(totals)],
         "stages": {stage: statistics.median(entry[stage] for entry in stages) for stage in stages[0]},
+        "report_seconds": reported,
+        "report_bytes": report_bytes,
         "one_by_one": len(found.made_one_by_one),
         "code_bytes": streamed,
         "gigabytes_per_second": streamed / middle / 1e9,
@@ -429,11 +435,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['gigabytes_per_second']:>6.2f} {row['giga_multiply_adds_per_second']:>7.1f} "
             f"{row['peak_mib']:>5.0f} MiB   {shares}"
         )
-        more = {"build_seconds": "s to build", "cold_seconds": "s with nothing in the page cache"}
+        more = {
+            "report_seconds": "s to write the pairs as JSON",
+            "build_seconds": "s to build",
+            "cold_seconds": "s with nothing in the page cache",
+        }
         said = [f"{row[key]:.1f} {what}" for key, what in more.items() if key in row]
         if "index_bytes" in row:
             said.append(f"index of {row['index_bytes'] / 1e6:.1f} MB")
-            print(" " * 18 + ", ".join(said))
+        print(" " * 18 + ", ".join(said))
 
 
 def main() -> None:

@@ -93,6 +93,9 @@ def largest(block: int) -> int:
 
 def standardised(statistic: npt.ArrayLike, blocks: npt.ArrayLike, block: int) -> FLOAT64:
     """z of T over so many blocks: Spearman's rho of a block has variance 1/(b-1). Zero where there is no block."""
-    counts = np.asarray(blocks, np.float64)
-    scale = largest(block) * np.sqrt(np.maximum(counts, 1) / (block - 1))
-    return np.asarray(np.asarray(statistic, np.float64) / scale)
+    return np.asarray(np.asarray(statistic, np.float64) / deviation(blocks, block))
+
+
+def deviation(blocks: npt.ArrayLike, block: int) -> FLOAT64:
+    """Standard deviation of T over so many independent blocks."""
+    return np.asarray(largest(block) * np.sqrt(np.maximum(np.asarray(blocks, np.float64), 1) / (block - 1)))

@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from weightprint.compare.blocks import FLOAT64, INT64, standardised
+from weightprint.compare.blocks import FLOAT64, INT64
 from weightprint.compare.packed import Label
 from weightprint.compare.plans import PairPlan
 from weightprint.compare.stacks import CURVE_ROLES
@@ -144,19 +144,14 @@ class Comparisons(LazyComparisons):
         a, b = (self._labels[side] for side in self._pairs[number])
         batch, place = self._batches[self._batch_of[number]], int(self._place[number])
         plan = batch.plan
+        figures = zip(plan.tests, batch.statistic[place].tolist(), batch.log10_p[place].tolist(), strict=True)
         tests = tuple(
-            Test(
-                name=test.name,
-                statistic=(statistic := int(batch.statistic[place, column])),
-                blocks=test.blocks,
-                z=float(standardised(statistic, test.blocks, test.block)),
-                log10_p=float(batch.log10_p[place, column]),
-                log10_factor=test.log10_factor,
-            )
-            for column, test in enumerate(plan.tests)
+            Test(test.name, statistic, test.blocks, statistic / test.deviation, log10_p, test.log10_factor)
+            for test, statistic, log10_p in figures
         )
         smallest = _or_none(self.figures.pair_log10_p[number])
-        roles = {curve.role: float(batch.correlations[place, column]) for column, curve in enumerate(plan.curves)}
+        own = batch.correlations[place].tolist()
+        roles = {curve.role: value for curve, value in zip(plan.curves, own, strict=True)}
         q, k, v, o = (roles.get(role) for role in CURVE_ROLES)
         screen = Screen(_or_none(self.figures.scores[number]), q=q, k=k, v=v, o=o)
         word = WORDS[self.figures.words[number]]

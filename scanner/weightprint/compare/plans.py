@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from weightprint.compare.blocks import deviation
 from weightprint.compare.holm import log10_count
 from weightprint.compare.meeting import common_block, met, missing, same_positions, suffixes, uncut, unique
 from weightprint.compare.packed import Label, Shape
@@ -25,10 +26,15 @@ class TestPlan:
     block: int
     count: int
 
-    @property
+    @cached_property
     def log10_factor(self) -> float:
         """What the test pays for the others of its pair."""
         return log10_count(self.count)
+
+    @cached_property
+    def deviation(self) -> float:
+        """Standard deviation of its T."""
+        return float(deviation(self.blocks, self.block))
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,21 @@ class PairPlan:
     gaps: tuple[str, ...]
     shapes: tuple[Shape, Shape]
 
-    @property
+    @cached_property
     def tests(self) -> tuple[TestPlan, ...]:
         """Every test, in the order of a comparison."""
         return tuple(test for grid in self.grids for test in grid.tests)
 
+    @cached_property
+    def _missing(self) -> bool:
+        """Whether a channel is missing or differs, so that names have to be put into sentences."""
+        return bool(missing(("", ""), (self.shapes[0].groups, self.shapes[1].groups)))
+
     def reasons(self, a: Label, b: Label) -> tuple[str, ...]:
         """What a comparison that found nothing says."""
         order = [left.sentence(side.name) for side in (a, b) for left in side.unused]
-        order += missing((a.name, b.name), (self.shapes[0].groups, self.shapes[1].groups))
+        if self._missing:
+            order += missing((a.name, b.name), (self.shapes[0].groups, self.shapes[1].groups))
         partial = tuple(f"{s.name} is {s.status}: {s.reason}" for s in (a, b) if s.status != "complete")
         return (*unique([*order, *self.uncut]), *self.gaps, *partial)
 
