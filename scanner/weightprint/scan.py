@@ -28,6 +28,8 @@ from weightprint.match import match
 if TYPE_CHECKING:
     from weightprint_kernels.backend import Backend
 
+FEWEST_PAIRS_FOR_A_DEVICE = 20_000
+
 
 @dataclass(frozen=True)
 class ScanOptions:
@@ -128,7 +130,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     named = _unique_names(_each_once(scanned_now, others))
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
-    comparisons = _compare(mine, theirs, options.alpha)
+    comparisons = _compare(mine, theirs, options)
     return Report(
         outcomes=mine,
         references=theirs,
@@ -268,11 +270,13 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(named)
 
 
-def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> Sequence[Comparison]:
+def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions) -> Sequence[Comparison]:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
     first, second = np.triu_indices(len(mine), 1, len(fingerprints))
-    return match(fingerprints, np.stack([first, second], axis=1), alpha)
+    # Few pairs are done before torch is imported.
+    device = "cuda" if options.device == "cuda" and len(first) >= FEWEST_PAIRS_FOR_A_DEVICE else "cpu"
+    return match(fingerprints, np.stack([first, second], axis=1), options.alpha, device)
 
 
 def fingerprint_of(path: Path, backend: LazyBackend) -> Fingerprint:

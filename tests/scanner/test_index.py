@@ -123,6 +123,14 @@ def test_references_against_each_other(store: Path) -> None:
     assert match(found, pairs, 1e-6) == judge(compare_all(read, pairs))
 
 
+@pytest.mark.parametrize("device", ["torch-cpu", "cuda"])
+def test_on_a_device_of_torch_as_well(device: str, store: Path) -> None:
+    """Where there is no CUDA device, numpy takes its place."""
+    found = load(store)
+    pairs = np.array([(0, number) for number in range(1, len(found) + 1)], np.int64)
+    assert match([SUSPECT, *found], pairs, 1e-6, device) == expected(store)
+
+
 def test_only_findings_and_what_is_not_regular_open_a_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(store)
     found = load(store)

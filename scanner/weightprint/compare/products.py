@@ -88,5 +88,12 @@ def torch_product(device: str) -> Product:
 
 
 def product_for(device: str) -> Product:
-    """The product of a device: "cpu" is numpy's, others are torch's."""
-    return numpy_product if device == "cpu" else torch_product(device.removeprefix("torch-"))
+    """The product of a device: "cpu" is numpy's; "torch-cpu" and "cuda" are torch's, or numpy's where torch finds no
+    CUDA device: the integers are the same."""
+    if device == "cpu":
+        return numpy_product
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return numpy_product
+    return torch_product(device.removeprefix("torch-"))
