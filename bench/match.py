@@ -40,6 +40,7 @@ from weightprint.compare.bulk import compare_collection
 from weightprint.compare.comparisons import Comparisons
 from weightprint.compare.packed import Collection, Label, Shape, ShapeClass, join
 from weightprint.compare.prepared import GroupShape
+from weightprint.compare.products import product_for
 from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
 from weightprint.fingerprint_file import SUFFIX, to_bytes
 from weightprint.index import SEGMENT_FILES, cache_of, fingerprints_below, light
@@ -193,7 +194,7 @@ def measured(own: ShapeClass, pairs: npt.NDArray[np.int64], rounds: int) -> dict
         watched = Stages()
         started = time.perf_counter()
         with watched.watch():
-            found = compare_collection(collection, pairs, load, compare_pair)
+            found = compare_collection(collection, pairs, load, compare_pair, product_for("cpu", len(pairs)))
         compared = time.perf_counter()
         judged = judge(found)
         judged_at = time.perf_counter()

@@ -58,7 +58,7 @@ def _match(
         return prepare(whole(fingerprints[number]))
 
     limit = max(MAP_LOG10_ALPHA, math.log10(alpha))
-    found = compare_collection(collection, pairs, load, compare_pair, product_for(device), limit)
+    found = compare_collection(collection, pairs, load, compare_pair, product_for(device, len(pairs)), limit)
     of_index = np.array([source is not None for source in sources], bool)[pairs].any(axis=1)
     while True:
         judged = judge(found, alpha)

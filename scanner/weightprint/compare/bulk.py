@@ -24,7 +24,7 @@ from weightprint.compare.layers import MAP_LOG10_ALPHA
 from weightprint.compare.packed import Collection, ShapeClass
 from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
 from weightprint.compare.prepared import Prepared
-from weightprint.compare.products import Product, is_wide, numpy_product, recode, tile_of
+from weightprint.compare.products import Product, is_wide, recode, tile_of
 from weightprint.compare.screen import centred, constant, cosine, stretch
 from weightprint.data import Comparison
 
@@ -55,7 +55,7 @@ def compare_collection(
     pairs: INT64,
     load: Load,
     single: Single,
-    product: Product = numpy_product,
+    product: Product,
     limit: float = MAP_LOG10_ALPHA,
 ) -> Comparisons:
     """Compare ``pairs`` int64 [pairs, 2] of a collection; ``load`` and ``single`` do those that remain: all in which a

@@ -65,7 +65,7 @@ def compare_all(
     labels, classes = packed_sides({number: fingerprints[number] for number in numbers})
     collection = join([labels.get(number, nobody) for number in range(len(fingerprints))], classes)
     load = lru_cache(maxsize=KEPT)(lambda number: prepare(fingerprints[number]))
-    return compare_collection(collection, wanted, load, compare_pair, product_for(device))
+    return compare_collection(collection, wanted, load, compare_pair, product_for(device, len(wanted)))
 
 
 def packed_sides(fingerprints: Mapping[int, Fingerprint]) -> tuple[dict[int, Label], list[ShapeClass]]:

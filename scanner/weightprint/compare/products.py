@@ -20,6 +20,9 @@ from weightprint.compare.blocks import INT64, order_codes
 from weightprint.compare.packed import INT8
 
 TILE_BYTES = 2**23
+FEWEST_TO_COMPILE = 4096
+"""Pairs; fewer are done before numba is imported."""
+
 _EXACT_IN_FLOAT32 = 2**24
 
 Chosen = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
@@ -87,13 +90,16 @@ def torch_product(device: str) -> Product:
     return product
 
 
-def product_for(device: str) -> Product:
-    """The product of a device: "cpu" is numpy's; "torch-cpu" and "cuda" are torch's, or numpy's where torch finds no
-    CUDA device: the integers are the same."""
-    if device == "cpu":
-        return numpy_product
-    import torch
+def product_for(device: str, pairs: int) -> Product:
+    """The product for so many pairs on a device: "cpu", "torch-cpu" or "cuda"; the processor where torch finds no CUDA
+    device. The integers are the same."""
+    if device != "cpu":
+        import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+        if device != "cuda" or torch.cuda.is_available():
+            return torch_product(device.removeprefix("torch-"))
+    if pairs < FEWEST_TO_COMPILE:
         return numpy_product
-    return torch_product(device.removeprefix("torch-"))
+    from weightprint.compare.fused import fused_product
+
+    return fused_product

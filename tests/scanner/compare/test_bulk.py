@@ -160,9 +160,10 @@ def test_kinds_of_fingerprints(fault: str, head_width: int | None) -> None:
     check(compare_all(prints, pairs), one_by_one(prints, pairs))
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch-cpu"])
-def test_regular_pairs_are_decided_in_bulk(device: str) -> None:
+@pytest.mark.parametrize(("device", "many"), [("cpu", 4096), ("cpu", 0), ("torch-cpu", 0)])
+def test_regular_pairs_are_decided_in_bulk(device: str, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unrelated regular models of one shape, or of two, leave no pair to be compared one by one."""
+    monkeypatch.setattr("weightprint.compare.products.FEWEST_TO_COMPILE", many)
     prints = [model(f"m{seed}", seed, SHAPE) for seed in range(5)]
     prints += [model(f"d{seed}", seed + 50, Shape(7, 64, 32)) for seed in range(3)]
     prints += [model("wide", 99, Shape(5, 128, 32)), model("unknown", 98, SHAPE, head_width=None)]

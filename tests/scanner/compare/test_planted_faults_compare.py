@@ -40,7 +40,7 @@ class Fault:
 EXACT, BLOCKS, HOLM, CONTROL, PREPARED = "exact", "blocks", "holm", "selfcontrol", "prepared"
 LAYERS, PAIR, SAME, SCREEN, STACKS = "layers", "pair", "sameness", "screen", "stacks"
 VERDICT, FAMILIES, COMPARISONS = "verdict", "families", "comparisons"
-BULK, PACKED, PLANS, PRODUCTS = "bulk", "packed", "plans", "products"
+BULK, PACKED, PLANS, PRODUCTS, FUSED = "bulk", "packed", "plans", "products", "fused"
 
 BIG_INTEGERS = "test_up_to_many_blocks_against_big_integers"
 SPOILT = "test_spoilt_block_is_dropped_on_both_sides"
@@ -48,7 +48,8 @@ PAID = "test_every_test_of_the_pair_is_paid_for"
 DOUBLED = "test_copied_layers_on_both_sides"
 FORTY = {"block": 8, "blocks": 40}
 KINDS, DECIDED = "test_kinds_of_fingerprints", "test_regular_pairs_are_decided_in_bulk"
-THREE = {"device": "cpu", "wide": False, "layers": (3, 3)}
+THREE = {"name": "numpy", "wide": False, "layers": (3, 3)}
+NINE = {"name": "numba", "wide": False, "layers": (9, 7)}
 
 
 def one_more_zero(matrix: Any) -> Any:
@@ -132,10 +133,14 @@ FAULTS = [
     Fault("screen-joins-families", FAMILIES, '"shared-origin"})', '"shared-origin", "similar-profile"})', FAMILIES, "test_only_evidence_joins", {"word": "similar-profile"}),
     Fault("paths-do-not-join", FAMILIES, "return {name: root(name) for", "return {name: parent[name] for", FAMILIES, "test_largest_first_then_by_name"),
     Fault("places-mixed-up", EXACT, "np.float64)[places.reshape(statistics.shape)]", "np.float64)[np.sort(places).reshape(statistics.shape)]", EXACT, "test_many_at_once_are_the_same_bits"),
-    Fault("float32-skips-integers", PRODUCTS, "= np.float64 if wide else np.float32", "= np.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"device": "cpu"}),
-    Fault("float32-skips-integers-on-torch", PRODUCTS, "torch.float64 if wide else torch.float32", "torch.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"device": "torch-cpu"}),
+    Fault("float32-skips-integers", PRODUCTS, "= np.float64 if wide else np.float32", "= np.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "numpy"}),
+    Fault("float32-skips-integers-on-torch", PRODUCTS, "torch.float64 if wide else torch.float32", "torch.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "torch"}),
     Fault("best-of-one-layer", PRODUCTS, "inner.max(axis=1).max(axis=-1)", "inner[:, 0].max(axis=-1)", PRODUCTS, "test_sums_of_integers", THREE),
     Fault("whole-of-other-layers", PRODUCTS, "inner[:, chosen[0], :, chosen[1]]", "inner[:, chosen[0], :, chosen[0]]", PRODUCTS, "test_sums_of_integers", THREE),
+    Fault("rows-left-over", FUSED, "range(0, first.shape[1], _SIDE)", "range(0, layers_a - _SIDE + 1, _SIDE)", PRODUCTS, "test_sums_of_integers", NINE),
+    Fault("row-of-another", FUSED, "inner[2, 0], inner[2, 1], inner[2, 2], inner[2, 3] = s20", "inner[2, 0], inner[2, 1], inner[2, 2], inner[2, 3] = s10", PRODUCTS, "test_sums_of_integers", NINE),
+    Fault("float32-skips-integers-in-numba", FUSED, "    if wide:", "    if False:", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "numba"}),
+    Fault("last-piece-left-out", BLOCKS, "for start in range(step, a.shape[1], step):", "for start in range(step, a.shape[1] - step, step):", BLOCKS, "test_products_in_pieces"),
     Fault("wide-too-late", PRODUCTS, "units * (block - 1) ** 2 >=", "units * (block - 1) >=", PRODUCTS, "test_wide_begins_where_a_sum_can_reach_the_limit"),
     Fault("not-recoded", PRODUCTS, "if stored == block:", "if True:", PRODUCTS, "test_shorter_blocks_follow_from_longer_ones"),
     Fault("tile-too-large", PRODUCTS, "TILE_BYTES // (4 * layers_b * units)", "TILE_BYTES // layers_b", PRODUCTS, "test_tiles_keep_to_their_bytes"),
@@ -143,13 +148,13 @@ FAULTS = [
     Fault("failed-control-packed", PACKED, "group.control.failed or group.control.copies", "group.control.copies", BULK, KINDS, {"fault": "transposed", "head_width": 16}),
     Fault("invalid-packed", PACKED, "if codes.all_valid else None", "if True else None", BULK, KINDS, {"fault": "nan", "head_width": 16}),
     Fault("failed-packed", PACKED, 'fingerprint.status == "failed" or ', "", BULK, KINDS, {"fault": "failed", "head_width": 16}),
-    Fault("short-blocks-packed", PACKED, "group.head_width or group.units", "group.head_width", BULK, DECIDED, {"device": "cpu"}),
-    Fault("another-row", PACKED, "row_of[own.members[rows]] = rows", "row_of[own.members[rows]] = 0", BULK, DECIDED, {"device": "cpu"}),
+    Fault("short-blocks-packed", PACKED, "group.head_width or group.units", "group.head_width", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("another-row", PACKED, "row_of[own.members[rows]] = rows", "row_of[own.members[rows]] = 0", BULK, DECIDED, {"device": "cpu", "many": 4096}),
     Fault("gone-but-compared", PACKED, "rows = np.flatnonzero(own.members >= 0)", "rows = np.arange(len(own.members))", PACKED, "test_members_that_take_no_part"),
     Fault("words-not-summed", PACKED, 'rows.view("<u8").sum(axis=1', 'rows.view("<u8")[:, :1].sum(axis=1', PACKED, "test_any_flipped_bit_changes_the_sum", {"units": 64}),
     Fault("blocks-that-do-not-fit", PLANS, "fitting=all(", "fitting=True or all(", BULK, KINDS, {"fault": "none", "head_width": 6}),
-    Fault("factor-of-one-grid", PLANS, "number * pairs)", "pairs)", BULK, DECIDED, {"device": "cpu"}),
-    Fault("depths-not-looked-at", PLANS, "if x.depth == y.depth else []", "if True else []", BULK, DECIDED, {"device": "cpu"}),
+    Fault("factor-of-one-grid", PLANS, "number * pairs)", "pairs)", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("depths-not-looked-at", PLANS, "if x.depth == y.depth else []", "if True else []", BULK, DECIDED, {"device": "cpu", "many": 4096}),
     Fault("partial-not-said-in-bulk", PLANS, 'if s.status != "complete")', "if False)", BULK, KINDS, {"fault": "partial", "head_width": 16}),
     Fault("unused-not-said-in-bulk", PLANS, "for left in side.unused]", "for left in ()]", BULK, KINDS, {"fault": "grouped", "head_width": None}),
     Fault("found-but-decided", BULK, "undecided |= column >= _decisive(test, limit)", "undecided |= column >= 10 * _decisive(test, limit)", BULK, "test_what_is_found_is_compared_one_by_one"),
