@@ -83,9 +83,10 @@ def _by_classes(collection: Collection, pairs: INT64) -> Iterator[tuple[ShapeCla
     classes = collection.class_of[pairs]
     keys = classes[:, 0] * len(collection.classes) + classes[:, 1]
     keys[(classes < 0).any(axis=1)] = -1
-    for key in np.unique(keys[keys >= 0]).tolist():
-        numbers = np.flatnonzero(keys == key)
-        a, b = divmod(key, len(collection.classes))
+    order = np.argsort(keys, kind="stable")[int((keys < 0).sum()) :]
+    edges = np.flatnonzero(np.diff(keys[order])) + 1
+    for numbers in np.split(order, edges) if len(order) else ():
+        a, b = divmod(int(keys[numbers[0]]), len(collection.classes))
         rows = collection.row_of[pairs[numbers]]
         yield collection.classes[a], collection.classes[b], Pairs(numbers, rows[:, 0].copy(), rows[:, 1].copy())
 
@@ -130,9 +131,14 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
         whole[places] = own_whole[row_of, column_of]
         best[places] = own_best[row_of, column_of]
 
-    with ThreadPoolExecutor(workers()) as threads:
-        # A list, so that what a thread raises is raised here.
-        list(threads.map(work, _tiles(pairs, *tile_of(*layers, units))))
+    tiles = list(_tiles(pairs, *tile_of(*layers, units)))
+    if len(tiles) > 1:
+        with ThreadPoolExecutor(min(workers(), len(tiles))) as threads:
+            # A list, so that what a thread raises is raised here.
+            list(threads.map(work, tiles))
+    else:
+        for tile in tiles:
+            work(tile)
     return [column for column, made in ((whole, grid.whole), (best, grid.layers)) if made is not None]
 
 
