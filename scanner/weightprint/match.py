@@ -44,7 +44,7 @@ def _match(
     fingerprints: Sequence[Fingerprint], pairs: INT64, alpha: float, device: str, damaged: Collection[Path]
 ) -> Judged:
     sources = [_usable(stored_of(fingerprint), damaged) for fingerprint in fingerprints]
-    labels, classes = packed_sides({n: whole(f) for n, f in enumerate(fingerprints) if sources[n] is None})
+    labels, classes = packed_sides((n, whole(f)) for n, f in enumerate(fingerprints) if sources[n] is None)
     collection = join(
         [
             labels[number] if source is None else Label(own.name, own.status, own.reason, source.entry.unused)

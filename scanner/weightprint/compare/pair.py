@@ -8,7 +8,7 @@ every pair of a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -62,17 +62,18 @@ def compare_all(
     wanted = np.asarray(pairs, np.int64).reshape(-1, 2)
     nobody = Label("", "", None, ())  # of a fingerprint in no pair
     numbers = np.unique(wanted).tolist()
-    labels, classes = packed_sides({number: fingerprints[number] for number in numbers})
+    labels, classes = packed_sides((number, fingerprints[number]) for number in numbers)
     collection = join([labels.get(number, nobody) for number in range(len(fingerprints))], classes)
     load = lru_cache(maxsize=KEPT)(lambda number: prepare(fingerprints[number]))
     return compare_collection(collection, wanted, load, compare_pair, product_for(device, len(wanted)))
 
 
-def packed_sides(fingerprints: Mapping[int, Fingerprint]) -> tuple[dict[int, Label], list[ShapeClass]]:
-    """Labels of fingerprints, by number, and the classes of those that are regular; each is prepared once."""
+def packed_sides(fingerprints: Iterable[tuple[int, Fingerprint]]) -> tuple[dict[int, Label], list[ShapeClass]]:
+    """Labels of fingerprints, given with their numbers, and the classes of those that are regular; each is prepared
+    once and let go."""
     labels: dict[int, Label] = {}
     packed: list[tuple[int, Packed]] = []
-    for number, fingerprint in fingerprints.items():
+    for number, fingerprint in fingerprints:
         prepared = prepare(fingerprint)
         labels[number] = label(prepared)
         if (one := pack(prepared)) is not None:
