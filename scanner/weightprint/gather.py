@@ -11,8 +11,9 @@ from weightprint import store as stores
 from weightprint.data import Checkpoint, Fingerprint
 from weightprint.discover import discover
 from weightprint.errors import Notice, StoreError, UsageError
-from weightprint.fingerprint_file import SUFFIX, is_fingerprint, read_fingerprint
+from weightprint.fingerprint_file import SUFFIX, is_fingerprint, read_all
 from weightprint.formats.opened import is_directory
+from weightprint.index import fingerprints_below
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def gather_scanned(paths: Sequence[Path], include: Sequence[str], exclude: Seque
 def gather_references(paths: Sequence[Path] | None) -> Sources:
     """The references below ``paths``; None means the default reference set, if there is one."""
     if paths is not None:
-        found = gather(paths)
+        found = gather(paths, indexed=True)
         if not found.checkpoints and not found.fingerprints and paths:
             _require_readable(found)
             raise nothing_found(paths)
@@ -53,32 +54,34 @@ def gather_references(paths: Sequence[Path] | None) -> Sources:
         return Sources((), (), ())
     except OSError:
         pass  # it may be there: load_all says why it cannot be read
-    fingerprints, notices = stores.load_all(default)
+    fingerprints, notices = stores.load_all(default, fingerprints_below)
     return Sources((), fingerprints, notices)
 
 
 def gather(
-    paths: Sequence[Path], include: Sequence[str] = (), exclude: Sequence[str] = (), store: Path | None = None
+    paths: Sequence[Path],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    store: Path | None = None,
+    indexed: bool = False,
 ) -> Sources:
-    """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself."""
+    """Everything to compare below ``paths``: checkpoints, and fingerprint files except those of ``store`` itself, which
+    come from the index of their directory if they may."""
     files = [path for path in paths if is_fingerprint(path)]
     others = [path for path in paths if path not in files]
+    fingerprints, notices = read_all(files)
     own_store = None if store is None else Path(os.path.realpath(store))
     for path in others:
         if is_directory(path):
             inside = own_store is not None and own_store != Path(os.path.realpath(path))
-            files += [
+            below = [
                 file
                 for file in sorted(path.rglob(f"*{SUFFIX}"))
                 if not (inside and own_store in Path(os.path.realpath(file)).parents)
             ]
-    fingerprints: list[Fingerprint] = []
-    notices: list[Notice] = []
-    for file in files:
-        try:
-            fingerprints.append(read_fingerprint(file))
-        except StoreError as error:
-            notices.append(error.notice())
+            found, unread = fingerprints_below(path, below) if indexed else read_all(below)
+            fingerprints += found
+            notices += unread
     checkpoints = discover(others, include, exclude) if others else ()
     return Sources(checkpoints, tuple(fingerprints), tuple(notices))
 

@@ -15,13 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from weightprint import store as stores
-from weightprint.compare import ALPHA, Family, compare_all, families, judge
+from weightprint.compare import ALPHA, Family, families
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
 from weightprint.fingerprint import Structure, fingerprint_from, read_structure, without_weights
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
+from weightprint.match import match
 
 if TYPE_CHECKING:
     from weightprint.engine.protocol import Engine, Pending
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 AHEAD = 8
 """Checkpoints whose headers are read while the weights of one are on their way."""
+
+FEWEST_PAIRS_FOR_A_DEVICE = 20_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Report:
 
     outcomes: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
     families: tuple[Family, ...]
     notices: tuple[Notice, ...]
     seconds: float
@@ -138,7 +143,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     named = _unique_names(_each_once(scanned_now, others))
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
-    comparisons = _compare(mine, theirs, options.alpha)
+    comparisons = _compare(mine, theirs, options)
     return Report(
         outcomes=mine,
         references=theirs,
@@ -327,12 +332,13 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(named)
 
 
-def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], alpha: float) -> tuple[Comparison, ...]:
+def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions) -> Sequence[Comparison]:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
-    count = len(mine)
-    pairs = [(i, j) for i in range(count) for j in range(i + 1, len(fingerprints))]
-    return tuple(judge(compare_all(fingerprints, pairs), alpha))
+    first, second = np.triu_indices(len(mine), 1, len(fingerprints))
+    # Few pairs are done before torch is imported.
+    device = "cuda" if options.device == "cuda" and len(first) >= FEWEST_PAIRS_FOR_A_DEVICE else "cpu"
+    return match(fingerprints, np.stack([first, second], axis=1), options.alpha, device)
 
 
 def fingerprint_of(path: Path, engine: LazyEngine) -> Fingerprint:

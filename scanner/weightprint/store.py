@@ -1,7 +1,7 @@
 """A store: a directory of fingerprint files, one per checkpoint, and the only truth there is.
 
 A checkpoint's file is named after it, with a digest of its absolute path, so that any number of processes can write to
-one store without a lock. There is no index to go stale. Temporary files of killed processes are ignored.
+one store without a lock. It holds no index that could go stale. Temporary files of killed processes are ignored.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weightprint import __version__
 from weightprint.atomic import write_atomic
 from weightprint.data import Checkpoint, Fingerprint, SourceFile
 from weightprint.errors import Notice, StoreError, UsageError
-from weightprint.fingerprint_file import SUFFIX, read_fingerprint, to_bytes
+from weightprint.fingerprint_file import SUFFIX, read_all, read_fingerprint, to_bytes
 
+Read = Callable[[Path, Sequence[Path]], tuple[list[Fingerprint], list[Notice]]]
 DIGEST_LENGTH = 16
 
 
@@ -106,10 +107,14 @@ def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
         raise StoreError("E_STORE", message, path=path) from None
 
 
-def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
+def _read(store: Path, files: Sequence[Path]) -> tuple[list[Fingerprint], list[Notice]]:
+    return read_all(files)
+
+
+def load_all(store: Path, read: Read = _read) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
     """Every fingerprint below a directory, by file name, and a notice for every file that cannot be read. A directory
-    that is not there holds none."""
-    fingerprints, notices = [], []
+    that is not there holds none. ``read`` is how files of the directory are read: one by one, or through an index."""
+    notices = []
     try:
         os.listdir(store)  # noqa: PTH208  rglob passes over what it may not read
     except FileNotFoundError:
@@ -117,12 +122,8 @@ def load_all(store: Path) -> tuple[tuple[Fingerprint, ...], tuple[Notice, ...]]:
     except OSError as error:
         reason = f"the directory cannot be read ({error.strerror}); check the disk and its permissions"
         notices.append(Notice("E_UNREADABLE", reason, str(store)))
-    for path in sorted(store.rglob(f"*{SUFFIX}")):
-        try:
-            fingerprints.append(read_fingerprint(path))
-        except StoreError as error:
-            notices.append(error.notice())
-    return tuple(fingerprints), tuple(notices)
+    fingerprints, unread = read(store, sorted(store.rglob(f"*{SUFFIX}")))
+    return tuple(fingerprints), (*notices, *unread)
 
 
 def require_set(store: Path) -> None:

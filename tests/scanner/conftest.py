@@ -14,8 +14,9 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No default store or reference set of the machine takes part."""
+    """No default store, reference set or index of the machine takes part."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("WEIGHTPRINT_DEBUG", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 

@@ -20,6 +20,7 @@ import pytest
 import test_atomic
 import test_engine
 import test_fingerprint_file
+import test_index
 import test_moments
 import test_plan
 import test_resume
@@ -55,6 +56,7 @@ ORDER = test_atomic.test_the_file_is_on_disk_before_it_gets_its_name_and_the_nam
 NUMPY = test_moments.test_figures_are_those_of_numpy_and_scipy
 FEW = {"values": np.array([-1.0, 0.0, 0.0, 5.0])}
 LARGE = 2**22
+INDEX, SEGMENT, MATCH, PACKED = "index", "index_file", "match", "compare.packed"
 
 FAULTS = [
     Fault(PLAN, "orientation", "along_rows = matrix.transposed == spec.column_major", "along_rows = not matrix.transposed", FIGURES, layout("column-major")),
@@ -119,8 +121,8 @@ FAULTS = [
     Fault(STORE, "damage-raised", "    except StoreError:\n        return None", "    except StoreError:\n        raise", test_store.test_damaged_file_counts_as_absent),
     Fault(STORE, "kept-twice", "find(store, fingerprint.name, fingerprint.path) or store", "store", test_resume.test_a_checkpoint_scanned_under_two_names_is_kept_once),
     Fault(STORE, "written-in-place", "write_atomic(path, to_bytes(fingerprint))", "path.write_bytes(to_bytes(fingerprint))", test_atomic.test_the_store_says_why_and_keeps_what_it_had, {"fault": "rename", "error": "EIO"}),
-    Fault(STORE, "damage-unsaid", "notices.append(error.notice())", "pass", test_store.test_damaged_files_are_named),
-    Fault(STORE, "temporary-files-read", 'store.rglob(f"*{SUFFIX}")):\n        try:\n            fingerprints', 'store.rglob("*")):\n        try:\n            fingerprints', test_store.test_temporary_files_are_ignored),
+    Fault(FILE, "damage-unsaid", "notices.append(error.notice())", "pass", test_store.test_damaged_files_are_named),
+    Fault(STORE, "temporary-files-read", 'read(store, sorted(store.rglob(f"*{SUFFIX}")))', 'read(store, sorted(store.rglob("*")))', test_store.test_temporary_files_are_ignored),
     Fault(STORE, "half-removed", "if not found:", "if False:", test_store.test_remove_named),
     Fault(STORE, "any-file-name", 'r"[^A-Za-z0-9._-]+"', 'r"[^A-Za-z0-9._/-]+"', test_store.test_file_names_are_plain, {"name": "../../etc/passwd"}),
     Fault(FILE, "canonical-form-unchecked", "to_bytes(fingerprint) == content", "bool(content)", test_fingerprint_file.test_every_flipped_bit_is_found, {"bit": 0}),
@@ -140,6 +142,21 @@ FAULTS = [
     Fault(ATOMIC, "one-name-for-all", "secrets.token_hex(4)", "0", test_atomic.test_temporary_names_are_hidden_and_differ),
     Fault(ATOMIC, "not-hidden", 'with_name(f".', 'with_name(f"', test_atomic.test_temporary_names_are_hidden_and_differ),
     Fault(ATOMIC, "name-too-long", "path.name[:40]", "path.name[:100]", test_atomic.test_any_name_that_the_file_system_takes, {"name": "𝛑" * 60}),
+    Fault(INDEX, "state-not-looked-at", "states.get(entry.file) == entry.state and", "entry.file in states and", test_index.test_a_changed_file_is_packed_again),
+    Fault(INDEX, "half-dead-kept", "2 * len(live) < len(segment.entries)", "not live", test_index.test_a_segment_of_which_little_counts_goes),
+    Fault(INDEX, "segments-pile-up", "if len(live) <= len(missing):", "if not live:", test_index.test_small_segments_are_joined),
+    Fault(INDEX, "damage-unsaid", "notices += own", "pass", test_index.test_a_damaged_fingerprint_is_a_notice_each_time),
+    Fault(INDEX, "half-written-left", "        discard(temporary)\n", "        pass\n", test_index.test_nothing_is_left_of_a_segment_that_could_not_be_written),
+    Fault(INDEX, "digest-not-compared", "hashlib.sha256(content).hexdigest() != self.entry.digest", "False", test_index.test_a_file_changed_in_place_costs_the_segment_where_it_is_found),
+    Fault(INDEX, "files-opened-for-a-report", "return MatrixFigures(stored.entry.matrices, stored", "return MatrixFigures(sum(1 for _ in fingerprint.matrices), stored", test_index.test_reports_open_no_file),
+    Fault(INDEX, "another-entry", "number_of[list(numbers[key])] = list(numbers[key].values())", "number_of[list(numbers[key])] = list(numbers[key].values())[::-1]", test_index.test_references_against_each_other),
+    Fault(SEGMENT, "damage-not-looked-for", "if digest != _digest((header_length, figures_length), header, figures):", "if len(digest) != 32:", test_index.test_every_flipped_bit_is_found),
+    Fault(SEGMENT, "any-version", '(document["schema"], document["tool_version"]) != (SCHEMA, __version__)', '"schema" not in document', test_index.test_a_segment_of_another_version_is_built_again, {"what": "__version__"}),
+    Fault(SEGMENT, "not-understood-lost", "tuple(notices[at] for at in document[\"not_understood\"])", "()", test_index.test_reports_open_no_file),
+    Fault(PACKED, "codes-not-checked", "if self.sums and not np.array_equal", "if not self.sums and np.array_equal", test_index.test_codes_that_were_damaged_are_not_used),
+    Fault(PACKED, "sum-of-some", 'rows.view("<u8").sum(axis=1', 'rows.view("<u8")[:, :-1].sum(axis=1', test_index.test_every_flipped_bit_is_found),
+    Fault(MATCH, "score-of-the-index", "again = sorted(set(high.tolist()) - set(found.made_one_by_one))", "again = []", test_index.test_a_high_score_is_that_of_the_file),
+    Fault(MATCH, "finding-hidden", "limit = max(MAP_LOG10_ALPHA, math.log10(alpha))", "limit = MAP_LOG10_ALPHA", test_index.test_what_a_weaker_level_finds_is_that_of_the_file),
 ]  # fmt: skip
 
 
@@ -171,6 +188,8 @@ def provided(folder: Path) -> Iterator[dict[str, Callable[[], object]]]:
             "path": lambda: test_files.write(folder),
             "content": lambda: test_files.CONTENT,
             "way": lambda: patch.setattr(test_files.engine_files, "is_local", lambda descriptor: False),
+            "store": lambda: test_index.make_store(folder, patch),
+            "built": lambda: test_index.watch_builds(patch),
             "models": lambda: test_resume.make_models(folder),
         }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ FLOAT64 = npt.NDArray[np.float64]
 BOOL = npt.NDArray[np.bool_]
 
 _EXACT_IN_FLOAT32 = 2**24
+_ON_ONE_THREAD = 2**19  # multiplications
+_SHORTEST_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,24 @@ def products(a: Codes, b: Codes) -> tuple[INT64, INT64]:
     assert a.values.shape[1] == b.values.shape[1]
     blocks = a.valid.shape[1]
     if blocks * (a.block - 1) ** 2 * a.block < _EXACT_IN_FLOAT32:
-        inner = a.values @ b.values.T
+        inner = _inner(a.values, b.values)
     else:
-        inner = a.values.astype(np.float64) @ b.values.T.astype(np.float64)
+        inner = _inner(a.values.astype(np.float64), b.values.astype(np.float64))
     if a.all_valid and b.all_valid:
         counts = np.full(inner.shape, blocks, np.int64)
     else:
         counts = (a.valid.astype(np.float64) @ b.valid.T.astype(np.float64)).astype(np.int64)
     return np.rint(inner).astype(np.int64), counts
+
+
+def _inner(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """a @ b.T in pieces so short that BLAS keeps to one thread: on a busy machine its threads wait for each other for
+    a thousand times as long as the product takes. Sums of these integers are exact in any order."""
+    step = max(_SHORTEST_PIECE, _ON_ONE_THREAD // (len(a) * len(b)))
+    inner: npt.NDArray[Any] = a[:, :step] @ b[:, :step].T
+    for start in range(step, a.shape[1], step):
+        inner += a[:, start : start + step] @ b[:, start : start + step].T
+    return inner
 
 
 def largest(block: int) -> int:
@@ -93,6 +106,10 @@ def largest(block: int) -> int:
 
 def standardised(statistic: npt.ArrayLike, blocks: npt.ArrayLike, block: int) -> FLOAT64:
     """z of T over so many blocks: Spearman's rho of a block has variance 1/(b-1). Zero where there is no block."""
+    return np.asarray(np.asarray(statistic, np.float64) / deviation(blocks, block))
+
+
+def deviation(blocks: npt.ArrayLike, block: int) -> FLOAT64:
+    """Standard deviation of T over so many independent blocks."""
     counts = np.asarray(blocks, np.float64)
-    scale = largest(block) * np.sqrt(np.maximum(counts, 1) / (block - 1))
-    return np.asarray(np.asarray(statistic, np.float64) / scale)
+    return np.asarray(largest(block) * np.sqrt(np.maximum(counts, 1) / (block - 1)))

@@ -62,6 +62,15 @@ def log10_tail(statistic: int, blocks: int, block: int) -> float:
     return min(0.0, (exponent + math.log(mass + below)) / math.log(10))
 
 
+def log10_tails(statistics: INT64, blocks: int, block: int) -> FLOAT64:
+    """:func:`log10_tail` of every entry, to the bit: each value that occurs is worked out once, in order, so that
+    neighbours share a convolution. Many pairs have few values: a standard deviation of T over 4,096 blocks is 1,016
+    steps."""
+    values, places = np.unique(statistics, return_inverse=True)
+    tails = [log10_tail(value, blocks, block) for value in values.tolist()]
+    return np.array(tails, np.float64)[places.reshape(statistics.shape)]
+
+
 @lru_cache(maxsize=4096)
 def critical(log10_p: float, blocks: int, block: int) -> int:
     """Smallest statistic whose log10 p is at or below ``log10_p`` < 0; beyond the largest if there is none."""

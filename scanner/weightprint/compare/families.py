@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+
+from weightprint.compare.comparisons import WORDS, words_of
 from weightprint.data import Comparison
 
 EVIDENCE = frozenset({"identical", "re-encoded", "shared-origin"})
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Family:
 
 def families(comparisons: Sequence[Comparison]) -> tuple[Family, ...]:
     """Connected components over identical, re-encoded and shared-origin pairs of judged comparisons, largest first."""
-    links = [Link(c.a, c.b, c.verdict, c.log10_p) for c in comparisons if c.verdict in EVIDENCE]
+    joining = np.isin(words_of(comparisons), [WORDS.index(word) for word in EVIDENCE])
+    links = [Link(c.a, c.b, c.verdict, c.log10_p) for c in (comparisons[at] for at in np.flatnonzero(joining).tolist())]
     family_of = components((link.a, link.b) for link in links)
     members: dict[str, list[str]] = {}
     evidence: dict[str, list[Link]] = {}
@@ -42,11 +49,11 @@ def families(comparisons: Sequence[Comparison]) -> tuple[Family, ...]:
     return tuple(sorted(found, key=lambda family: (-len(family.members), family.members)))
 
 
-def components(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
+def components(edges: Iterable[tuple[Name, Name]]) -> dict[Name, Name]:
     """Each name of an edge with a name that stands for its connected component."""
-    parent: dict[str, str] = {}
+    parent: dict[Name, Name] = {}
 
-    def root(name: str) -> str:
+    def root(name: Name) -> Name:
         parent.setdefault(name, name)
         while parent[name] != name:
             parent[name] = parent[parent[name]]

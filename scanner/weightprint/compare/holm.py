@@ -7,19 +7,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from weightprint.compare.blocks import FLOAT64
+
 
 def holm(log10_p: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction over the tests that were made; None, a test not made, is neither counted nor changed.
 
     The i-th smallest of n p-values is multiplied by n - i + 1 and never falls below the one before (Holm 1979).
     """
-    made = [index for index, value in enumerate(log10_p) if value is not None]
-    values = np.array([log10_p[index] for index in made], np.float64)
-    order = np.argsort(values, kind="stable")
-    raised = values[order] + np.log10(np.arange(len(values), 0, -1))
-    corrected: list[float | None] = [None] * len(log10_p)
-    for rank, value in zip(order, np.minimum(np.maximum.accumulate(raised), 0.0), strict=True):
-        corrected[made[rank]] = float(value)
+    corrected = holm_of(np.array([math.nan if value is None else value for value in log10_p], np.float64))
+    return [None if before is None else after for before, after in zip(log10_p, corrected.tolist(), strict=True)]
+
+
+def holm_of(log10_p: FLOAT64) -> FLOAT64:
+    """:func:`holm` of an array in which nan is a test not made."""
+    made = np.flatnonzero(~np.isnan(log10_p))
+    order = made[np.argsort(log10_p[made], kind="stable")]
+    raised = log10_p[order] + np.log10(np.arange(len(order), 0, -1))
+    corrected = np.full(len(log10_p), np.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(raised), 0.0)
     return corrected
 
 

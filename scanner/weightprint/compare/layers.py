@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weightprint.compare.blocks import INT64, block_length, products, standardised
+from weightprint.compare.blocks import INT64, products, standardised
 from weightprint.compare.exact import log10_tail
 from weightprint.compare.holm import bonferroni, log10_count
-from weightprint.compare.prepared import CHANNELS, Prepared, UnitGroup
+from weightprint.compare.meeting import common_block, met, missing, same_positions, suffixes, uncut, unique
+from weightprint.compare.prepared import Prepared, UnitGroup
 from weightprint.compare.selfcontrol import significant
 from weightprint.data import Test
 
@@ -68,10 +69,11 @@ class _Grid:
 
 def order_tests(a: Prepared, b: Prepared) -> Evidence:
     """Test every channel and stack pair that the two sides share."""
-    met = [(x, y) for x in a.groups for y in b.groups if x.channel == y.channel and x.units == y.units]
+    names = (a.fingerprint.name, b.fingerprint.name)
     grids: list[_Grid] = []
-    reasons = [*a.unused, *b.unused, *_missing(a, b, met)]
-    for x, y in met:
+    reasons = [left.sentence(name) for name, side in zip(names, (a, b), strict=True) for left in side.unused]
+    reasons += missing(names, (a.groups, b.groups))
+    for x, y in met(a.groups, b.groups):
         refusal = _refusal(a, b, x, y)
         if refusal:
             reasons.append(refusal)
@@ -82,11 +84,10 @@ def order_tests(a: Prepared, b: Prepared) -> Evidence:
         else:
             reasons.append(f"channel {x.channel}: no block is free of ties and non-finite units on both sides")
     if not grids:
-        return Evidence((), None, (), _unique(reasons))
+        return Evidence((), None, (), unique(reasons))
     number = sum(grid.made for grid in grids)
-    several = len({(grid.a.stack, grid.b.stack) for grid in grids}) > 1
-    crowded = len({(grid.a.channel, grid.a.stack, grid.b.stack) for grid in grids}) < len(grids)
-    tested = [(grid, test) for grid in grids for test in _tests(grid, number, several, crowded)]
+    endings = suffixes([(grid.a, grid.b) for grid in grids])
+    tested = [(g, test) for g, suffix in zip(grids, endings, strict=True) for test in _tests(g, number, suffix)]
     best_grid, best = min(tested, key=lambda entry: entry[1].log10_p + entry[1].log10_factor)
     layer_map = _layer_map([g for g in grids if _stacks(g) == _stacks(best_grid)], number)
     reasons += _copies(a, {id(g.a) for g in grids}) + _copies(b, {id(g.b) for g in grids})
@@ -96,11 +97,11 @@ def order_tests(a: Prepared, b: Prepared) -> Evidence:
         if grid.left_out
     ]
     smallest = bonferroni(best.log10_p, best.log10_factor)
-    return Evidence(tuple(test for _, test in tested), smallest, layer_map, _unique(reasons))
+    return Evidence(tuple(test for _, test in tested), smallest, layer_map, unique(reasons))
 
 
 def _grid(a: UnitGroup, b: UnitGroup) -> _Grid:
-    block = block_length(a.units, a.head_width, b.head_width)
+    block = common_block(a, b)
     statistic, counts = products(a.codes_for(block), b.codes_for(block))
     whole, left_out = _whole_pairs(a, b, counts) if a.depth == b.depth else ((), 0)
     return _Grid(a, b, block, statistic, counts, whole, left_out)
@@ -108,9 +109,7 @@ def _grid(a: UnitGroup, b: UnitGroup) -> _Grid:
 
 def _whole_pairs(a: UnitGroup, b: UnitGroup, counts: INT64) -> tuple[tuple[tuple[int, int], ...], int]:
     """Rows of equal position, less those that would close a cycle between clusters of copies; and their number."""
-    row_of = {position: row for row, position in enumerate(b.positions)}
-    pairs = [(row, row_of[position]) for row, position in enumerate(a.positions) if position in row_of]
-    pairs = [(i, j) for i, j in pairs if counts[i, j]]
+    pairs = [(i, j) for i, j in same_positions(a, b) if counts[i, j]]
     if not a.control.copies or not b.control.copies:
         return tuple(pairs), 0
     tree: dict[tuple[str, int], tuple[str, int]] = {}
@@ -129,16 +128,14 @@ def _whole_pairs(a: UnitGroup, b: UnitGroup, counts: INT64) -> tuple[tuple[tuple
     return tuple(kept), len(pairs) - len(kept)
 
 
-def _tests(grid: _Grid, number: int, several: bool, crowded: bool) -> Iterable[Test]:
-    suffix = f" [{grid.a.stack} ~ {grid.b.stack}]" if several else ""
-    suffix += f" ({grid.a.units} units)" if crowded else ""
+def _tests(grid: _Grid, number: int, suffix: str) -> Iterable[Test]:
     if grid.whole:
         rows, columns = np.array(grid.whole).T
         statistic, blocks = int(grid.statistic[rows, columns].sum()), int(grid.counts[rows, columns].sum())
-        yield _test(f"{grid.a.channel} whole{suffix}", (statistic, blocks, grid.block), number)
+        yield made_test(f"{grid.a.channel} whole{suffix}", (statistic, blocks, grid.block), number)
     if grid.layer_pairs:
         best = min(_extremes(grid), key=lambda entry: log10_tail(entry[0], entry[1], grid.block))
-        yield _test(f"{grid.a.channel} layers{suffix}", (*best, grid.block), number * grid.layer_pairs)
+        yield made_test(f"{grid.a.channel} layers{suffix}", (*best, grid.block), number * grid.layer_pairs)
 
 
 def _extremes(grid: _Grid) -> Iterable[tuple[int, int]]:
@@ -148,7 +145,8 @@ def _extremes(grid: _Grid) -> Iterable[tuple[int, int]]:
             yield int(grid.statistic[grid.counts == blocks].max()), int(blocks)
 
 
-def _test(name: str, outcome: tuple[int, int, int], number: int) -> Test:
+def made_test(name: str, outcome: tuple[int, int, int], number: int) -> Test:
+    """The test of this ``outcome``: statistic, blocks, length of a block."""
     statistic, blocks, block = outcome
     return Test(
         name=name,
@@ -179,19 +177,6 @@ def _layer_map(grids: Sequence[_Grid], number: int) -> LayerMap:
     return tuple((*key, found[key]) for key in sorted({*best_of_a.values(), *best_of_b.values()}))
 
 
-def _missing(a: Prepared, b: Prepared, met: Sequence[tuple[UnitGroup, UnitGroup]]) -> list[str]:
-    reasons = []
-    for channel in CHANNELS:
-        sides = [sorted({g.units for g in side.groups if g.channel == channel}) for side in (a, b)]
-        for side, units in zip((a, b), sides, strict=True):
-            if not units:
-                reasons.append(f"{side.fingerprint.name} has no units of channel {channel}")
-        if all(sides) and not any(x.channel == channel for x, _ in met):
-            first, second = (", ".join(map(str, units)) for units in sides)
-            reasons.append(f"unit counts differ: {channel} {first} against {second}")
-    return reasons
-
-
 def _refusal(a: Prepared, b: Prepared, x: UnitGroup, y: UnitGroup) -> str | None:
     for side, group in ((a, x), (b, y)):
         if group.control.failed:
@@ -200,12 +185,7 @@ def _refusal(a: Prepared, b: Prepared, x: UnitGroup, y: UnitGroup) -> str | None
                 f"agree in order (median z {group.control.median:.1f} over {group.control.pairs} pairs, limit "
                 f"{group.control.threshold:.1f}), so its units are not exchangeable"
             )
-    if block_length(x.units, x.head_width, y.head_width) < 2:
-        return (
-            f"channel {x.channel}: {x.units} units in heads of {x.head_width or 'unknown width'} and "
-            f"{y.head_width or 'unknown width'} cannot be cut into blocks of 2 to 8"
-        )
-    return None
+    return uncut(x, y)
 
 
 def _copies(side: Prepared, used: set[int]) -> list[str]:
@@ -224,7 +204,3 @@ def _copies(side: Prepared, used: set[int]) -> list[str]:
 
 def _stacks(grid: _Grid) -> tuple[str, str]:
     return grid.a.stack, grid.b.stack
-
-
-def _unique(reasons: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(reasons))

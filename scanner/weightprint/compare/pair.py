@@ -8,13 +8,23 @@ every pair of a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
+import numpy as np
+
+from weightprint.compare.blocks import INT64
+from weightprint.compare.bulk import compare_collection
+from weightprint.compare.comparisons import Comparisons
 from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
+from weightprint.compare.packed import Label, Packed, ShapeClass, classes_of, join, label, pack
 from weightprint.compare.prepared import Prepared, prepare
+from weightprint.compare.products import product_for
 from weightprint.compare.sameness import Matched, bit_equal, matched, within_rounding
 from weightprint.compare.screen import screen_pair
 from weightprint.data import Comparison, Fingerprint, Screen
+
+KEPT = 256  # fingerprints that are kept ready for comparisons one by one
 
 
 def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Comparison:
@@ -42,10 +52,33 @@ def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Compar
     return Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
 
 
-def compare_all(fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]]) -> tuple[Comparison, ...]:
-    """Compare the named pairs of ``fingerprints``; each fingerprint is prepared once."""
-    prepared = {index: prepare(fingerprints[index]) for index in sorted({index for pair in pairs for index in pair})}
-    return tuple(compare_pair(prepared[a], prepared[b]) for a, b in pairs)
+def compare_all(
+    fingerprints: Sequence[Fingerprint], pairs: Sequence[tuple[int, int]] | INT64, device: str = "cpu"
+) -> Comparisons:
+    """Compare the named pairs of ``fingerprints`` in bulk, each as :func:`compare_pair` does.
+
+    ``device`` is where the products are computed: "cpu", or a device of torch ("cuda").
+    """
+    wanted = np.asarray(pairs, np.int64).reshape(-1, 2)
+    nobody = Label("", "", None, ())  # of a fingerprint in no pair
+    numbers = np.unique(wanted).tolist()
+    labels, classes = packed_sides((number, fingerprints[number]) for number in numbers)
+    collection = join([labels.get(number, nobody) for number in range(len(fingerprints))], classes)
+    load = lru_cache(maxsize=KEPT)(lambda number: prepare(fingerprints[number]))
+    return compare_collection(collection, wanted, load, compare_pair, product_for(device, len(wanted)))
+
+
+def packed_sides(fingerprints: Iterable[tuple[int, Fingerprint]]) -> tuple[dict[int, Label], list[ShapeClass]]:
+    """Labels of fingerprints, given with their numbers, and the classes of those that are regular; each is prepared
+    once and let go."""
+    labels: dict[int, Label] = {}
+    packed: list[tuple[int, Packed]] = []
+    for number, fingerprint in fingerprints:
+        prepared = prepare(fingerprint)
+        labels[number] = label(prepared)
+        if (one := pack(prepared)) is not None:
+            packed.append((number, one))
+    return labels, classes_of(packed)
 
 
 def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> tuple[str, tuple[str, ...]]:

@@ -17,18 +17,18 @@ import numpy as np
 from weightprint.compare.blocks import Codes, block_length, encode
 from weightprint.compare.selfcontrol import SelfControl, self_control
 from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
-from weightprint.compare.units import EnergyKey, exchangeable_units
+from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
 from weightprint.data import FLOAT32, Fingerprint
 
 CHANNELS = ("v", "o")
 
 
 @dataclass(frozen=True)
-class UnitGroup:
-    """The layers of one stack and channel that have the same number of units.
+class GroupShape:
+    """The layers of one stack and channel that have the same number of units, without their figures.
 
-    ``energies`` is float32 [layers, units]; ``layers`` are the checkpoint's own numbers, ``positions`` count from the
-    stack's first layer; ``depth`` is that of the whole stack. ``codes`` is None where blocks are shorter than two.
+    ``layers`` are the checkpoint's own numbers, ``positions`` count from the stack's first layer; ``depth`` is that of
+    the whole stack.
     """
 
     stack: str
@@ -38,6 +38,13 @@ class UnitGroup:
     layers: tuple[int, ...]
     positions: tuple[int, ...]
     depth: int
+
+
+@dataclass(frozen=True)
+class UnitGroup(GroupShape):
+    """The same with its figures: ``energies`` is float32 [layers, units]; ``codes`` is None where blocks are shorter
+    than two."""
+
     energies: FLOAT32
     codes: Codes | None
     control: SelfControl
@@ -58,8 +65,8 @@ class Prepared:
     stacks: tuple[Stack, ...]
     curves: dict[tuple[str, str], Curve]
     deviations: bytes  # of all matrices, sorted: fingerprints that differ here are not equal to the bit
-    unused: tuple[str, ...] = ()
-    """Why energies that are in the fingerprint take no part in a test."""
+    unused: tuple[LeftOut, ...] = ()
+    """Energies that are in the fingerprint and take no part in a test."""
 
 
 def prepare(fingerprint: Fingerprint) -> Prepared:

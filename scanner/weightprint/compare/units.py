@@ -22,11 +22,24 @@ EnergyKey = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Energies of channel o of one stack that take no part, in which layers, and why."""
+
+    stack: str
+    layers: str
+    why: str
+
+    def sentence(self, name: str) -> str:
+        """What a report says of it, of the checkpoint of this name."""
+        return f"channel o of {self.stack} in {name} is not used in {self.layers}: {self.why}"
+
+
+@dataclass(frozen=True)
 class Units:
-    """Energies by (stack, layer, channel), float32 [units]; and a sentence for each stack of which some stay out."""
+    """Energies by (stack, layer, channel), float32 [units]; and what of each stack stays out."""
 
     energies: Mapping[EnergyKey, FLOAT32]
-    left_out: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def exchangeable_units(fingerprint: Fingerprint) -> Units:
@@ -41,10 +54,7 @@ def exchangeable_units(fingerprint: Fingerprint) -> Units:
             reasons.setdefault((stack, pooled), []).append(layer)
         else:
             energies[key] = pooled
-    left_out = tuple(
-        f"channel o of {stack} in {fingerprint.name} is not used in {_layers(layers)}: {why}"
-        for (stack, why), layers in sorted(reasons.items())
-    )
+    left_out = tuple(LeftOut(stack, _layers(layers), why) for (stack, why), layers in sorted(reasons.items()))
     return Units(energies, left_out)
 
 

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from weightprint.compare.blocks import FLOAT64
+from weightprint.compare.blocks import BOOL, FLOAT64, INT64
+from weightprint.compare.comparisons import WORDS, Figures, LazyComparisons, figures_of
 from weightprint.compare.families import components
-from weightprint.compare.holm import holm
+from weightprint.compare.holm import holm_of
 from weightprint.data import Comparison, Screen
 
 ALPHA = 1e-6
@@ -40,17 +42,60 @@ class _Report:
     tested: int
 
 
-def judge(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> tuple[Comparison, ...]:
+@dataclass(frozen=True)
+class _Background:
+    """Of each pair's score: how many scores it is held against, and its percentile among them, nan without any."""
+
+    pairs: INT64
+    percentiles: FLOAT64
+
+
+class Judged(LazyComparisons):
+    """Comparisons with their final words, each put together when it is looked at."""
+
+    def __init__(self, comparisons: Sequence[Comparison], alpha: float) -> None:
+        figures = figures_of(comparisons)
+        self.preliminary = comparisons
+        self._corrected = holm_of(figures.pair_log10_p)
+        self._rejected = self._corrected <= math.log10(alpha)  # nan is not
+        self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))))
+        self._background = _with_background(figures, self._rejected | (figures.words == WORDS.index("identical")))
+        self._figures = replace(figures, words=self._final(figures), log10_p=self._corrected)
+
+    def __len__(self) -> int:
+        return len(self.preliminary)
+
+    @property
+    def figures(self) -> Figures:
+        return self._figures
+
+    def at(self, number: int) -> Comparison:
+        comparison = self.preliminary[number]
+        screen = comparison.screen
+        if screen.score is not None:
+            percentile = float(self._background.percentiles[number])
+            screen = replace(
+                screen,
+                background_percentile=None if math.isnan(percentile) else percentile,
+                background_pairs=int(self._background.pairs[number]),
+            )
+        corrected = float(self._corrected[number])
+        value = None if math.isnan(corrected) else corrected
+        return _judged(replace(comparison, log10_p=value, screen=screen), bool(self._rejected[number]), self._report)
+
+    def _final(self, figures: Figures) -> npt.NDArray[np.int8]:
+        """The words of :func:`_judged`, of all pairs."""
+        number, percentile = self._background.pairs, self._background.percentiles
+        high = (figures.scores >= HIGH_SCORE) & (number >= BACKGROUND_ENOUGH) & (percentile >= HIGH_PERCENTILE)
+        untested = np.isnan(self._corrected)
+        was = [figures.words == WORDS.index(word) for word in ("identical", "re-encoded")]
+        cases = [was[0], self._rejected & was[1], self._rejected, high, ~untested, untested]
+        return np.select(cases, range(len(WORDS)), 0).astype(np.int8)
+
+
+def judge(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> Judged:
     """Final verdicts of all pairs of one report, in the order given. Pairs without any test do not count as tested."""
-    corrected = holm([comparison.pair_log10_p for comparison in comparisons])
-    report = _Report(alpha, sum(value is not None for value in corrected))
-    rejected = [value is not None and value <= math.log10(alpha) for value in corrected]
-    linked = [no or c.verdict == "identical" for no, c in zip(rejected, comparisons, strict=True)]
-    screens = _with_background(comparisons, linked)
-    return tuple(
-        _judged(replace(comparison, log10_p=value, screen=screen), no, report)
-        for comparison, value, screen, no in zip(comparisons, corrected, screens, rejected, strict=True)
-    )
+    return Judged(comparisons, alpha)
 
 
 def _judged(comparison: Comparison, rejected: bool, report: _Report) -> Comparison:
@@ -118,23 +163,20 @@ def _not_judged(screen: Screen) -> str | None:
     )
 
 
-def _with_background(comparisons: Sequence[Comparison], linked: Sequence[bool]) -> list[Screen]:
-    family = components((c.a, c.b) for c, link in zip(comparisons, linked, strict=True) if link)
-    outside = [
-        c.screen.score is not None and (c.a not in family or family[c.a] != family.get(c.b)) for c in comparisons
-    ]
-    scores = np.sort([c.screen.score for c, out in zip(comparisons, outside, strict=True) if out]).astype(np.float64)
-    return [_placed(c.screen, scores, out) for c, out in zip(comparisons, outside, strict=True)]
-
-
-def _placed(screen: Screen, scores: FLOAT64, own_is_among_them: bool) -> Screen:
-    """The percentile of the score among ``scores``, its own left out; equal scores count half."""
-    number = len(scores) - own_is_among_them
-    if screen.score is None or number == 0:
-        return replace(screen, background_pairs=number if screen.score is not None else 0)
-    below = int(np.searchsorted(scores, screen.score, "left"))
-    equal = int(np.searchsorted(scores, screen.score, "right")) - below - own_is_among_them
-    return replace(screen, background_percentile=100 * (below + equal / 2) / number, background_pairs=number)
+def _with_background(figures: Figures, linked: BOOL) -> _Background:
+    """What each pair's score is held against; equal scores count half, its own is left out."""
+    family = components((int(a), int(b)) for a, b in figures.names[linked])
+    root_of = np.full(figures.names.max(initial=-1) + 1, -1)
+    for name, root in family.items():
+        root_of[name] = root
+    roots = root_of[figures.names]
+    outside = ~np.isnan(figures.scores) & ((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))
+    scores = np.sort(figures.scores[outside])
+    number = np.where(np.isnan(figures.scores), 0, len(scores) - outside)
+    below = np.searchsorted(scores, figures.scores, "left")
+    equal = np.searchsorted(scores, figures.scores, "right") - below - outside
+    percentiles = 100 * (below + equal / 2) / np.maximum(number, 1)
+    return _Background(number, np.where(number > 0, percentiles, math.nan))
 
 
 def _power(log10_p: float) -> str:

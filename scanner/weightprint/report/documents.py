@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from weightprint.compare import Family
-from weightprint.data import Comparison, Fingerprint, Screen
+from weightprint.compare import WORDS, Family, words_of
+from weightprint.data import Comparison, Fingerprint, Screen, Test
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
+from weightprint.index import matrix_figures
 from weightprint.scan import Forecast, Outcome, Report
 
 REPORT_SCHEMA = "weightprint.report/1"
@@ -21,6 +22,10 @@ COMPARE_SCHEMA = "weightprint.comparison/1"
 INSPECT_SCHEMA = "weightprint.inspect/1"
 FORECAST_SCHEMA = "weightprint.forecast/1"
 REFERENCES_SCHEMA = "weightprint.references/1"
+
+MOST_IN_A_LIST = 20_000
+_TEST_FIELDS = tuple(field.name for field in fields(Test))
+_SCREEN_FIELDS = tuple(field.name for field in fields(Screen))
 
 CAVEAT = (
     "A verdict never says who derived from whom, and no-evidence is not proof of independence. shared-origin means "
@@ -35,7 +40,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "schema": REPORT_SCHEMA,
         "checkpoints": [outcome_document(outcome) for outcome in report.outcomes],
         "references": [outcome_document(outcome) for outcome in report.references],
-        "pairs": [comparison_document(comparison) for comparison in report.comparisons],
+        "pairs": pair_documents(report.comparisons),
         "families": [family_document(family) for family in report.families],
         "summary": summary(report),
         "notices": [notice_document(notice) for notice in report.notices],
@@ -55,7 +60,7 @@ def summary(report: Report) -> dict[str, Any]:
         "skipped_fresh_partial": sum(outcome.fresh and incomplete(outcome) for outcome in report.outcomes),
         "references": len(report.references),
         "pairs": len(report.comparisons),
-        "verdicts": dict(sorted(Counter(comparison.verdict for comparison in report.comparisons).items())),
+        "verdicts": dict(sorted(Counter(WORDS[word] for word in words_of(report.comparisons).tolist()).items())),
         "alpha": report.alpha,
         "seconds": round(report.seconds, 3),
         "bytes_read": sum(o.fingerprint.bytes.read for o in (*report.outcomes, *report.references) if not o.fresh),
@@ -71,6 +76,7 @@ def incomplete(outcome: Outcome) -> bool:
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
     """One checkpoint of a report."""
     fingerprint = outcome.fingerprint
+    matrices = matrix_figures(fingerprint)
     return {
         "name": fingerprint.name,
         "path": fingerprint.path,
@@ -81,10 +87,10 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 4),
         "bytes": asdict(fingerprint.bytes),
         "coverage": {"found": fingerprint.coverage.found, "understood": fingerprint.coverage.understood},
-        "matrices": len(fingerprint.matrices),
-        "non_finite": sum(matrix.non_finite for matrix in fingerprint.matrices),
+        "matrices": matrices.count,
+        "non_finite": matrices.non_finite,
         "formats": sorted({source.format for source in fingerprint.sources if source.format != "config"}),
-        "dtypes": sorted({matrix.dtype for matrix in fingerprint.matrices}),
+        "dtypes": list(matrices.dtypes),
         "backend": fingerprint.backend,
         "set_aside": set_aside_document(outcome.set_aside),
         "notices": [notice_document(notice) for notice in fingerprint.notices],
@@ -110,11 +116,39 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "p_value": p_value(comparison.log10_p),
         "log10_p": comparison.log10_p,
         "pair_log10_p": comparison.pair_log10_p,
-        "tests": [asdict(test) for test in comparison.tests],
+        "tests": [_plain(test, _TEST_FIELDS) for test in comparison.tests],
         "screen": screen_document(comparison.screen),
         "layer_map": [list(entry) for entry in comparison.layer_map],
         "reasons": list(comparison.reasons),
     }
+
+
+class PairDocuments(Sequence[dict[str, Any]]):
+    """The documents of many pairs, each made when it is looked at."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._comparisons = comparisons
+
+    def __len__(self) -> int:
+        return len(self._comparisons)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [comparison_document(comparison) for comparison in self._comparisons[index]]
+        return comparison_document(self._comparisons[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(comparison_document, self._comparisons)
+
+
+def pair_documents(comparisons: Sequence[Comparison]) -> Sequence[dict[str, Any]]:
+    """The documents of all pairs: a list, unless it would take gigabytes."""
+    many = PairDocuments(comparisons)
+    return many if len(many) > MOST_IN_A_LIST else list(many)
 
 
 def compare_document(comparison: Comparison) -> dict[str, Any]:
@@ -131,7 +165,12 @@ def p_value(log10_p: float | None) -> float | None:
 
 def screen_document(screen: Screen) -> dict[str, Any]:
     """Seed score, per role and mean, with its percentile among the report's unlinked pairs."""
-    return asdict(screen)
+    return _plain(screen, _SCREEN_FIELDS)
+
+
+def _plain(record: object, names: Sequence[str]) -> dict[str, Any]:
+    """asdict of a record of plain values, without the copies that asdict makes of each."""
+    return {name: getattr(record, name) for name in names}
 
 
 def family_document(family: Family) -> dict[str, Any]:
@@ -245,14 +284,14 @@ def finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | PairDocuments):
         return [finite(entry) for entry in value]
     return value
 
 
-def flat_pairs(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def flat_pairs(pairs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Pairs as flat rows for a spreadsheet or a data frame."""
-    return [
+    return (
         {
             "a": pair["a"],
             "b": pair["b"],
@@ -263,4 +302,4 @@ def flat_pairs(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "reasons": " | ".join(pair["reasons"]),
         }
         for pair in pairs
-    ]
+    )

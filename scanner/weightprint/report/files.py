@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,36 +43,63 @@ def check_outputs(paths: list[Path]) -> None:
 
 def write_report(path: Path, document: Mapping[str, Any]) -> None:
     """Write a report document in the format of the suffix; raises OutputError."""
-    content = WRITERS[path.suffix](finite(document)).encode("utf-8", errors="backslashreplace")
+    content = io.BytesIO()
+    for piece in WRITERS[path.suffix](document):
+        content.write(piece.encode("utf-8", errors="backslashreplace"))
     try:
-        write_atomic(path, content)
+        write_atomic(path, content.getvalue())
     except OSError as error:
         message = f"cannot be written ({error.strerror}); name another file: what is in the store is not read again"
         raise OutputError("E_OUTPUT", message, path=path) from None
 
 
-def _json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+def _json(document: Mapping[str, Any]) -> Iterator[str]:
+    """One pair a line, so that half a million need not be one text."""
+    for number, (key, value) in enumerate(document.items()):
+        yield f"{',' if number else '{'}\n {json.dumps(key)}: "
+        if key == "pairs" and value:
+            yield from (f"{',' if row else '['}\n  {_line(pair)}" for row, pair in enumerate(value))
+            yield "\n ]"
+        else:
+            # No text of JSON holds a line break of its own.
+            yield json.dumps(finite(value), indent=1, allow_nan=False).replace("\n", "\n ")
+    yield "\n}\n"
 
 
-def _json_lines(document: Mapping[str, Any]) -> str:
+def _json_lines(document: Mapping[str, Any]) -> Iterator[str]:
     """One line per checkpoint, reference, pair, family and notice; the summary is last and carries the schema."""
     kinds = {"checkpoints": "checkpoint", "references": "reference", "pairs": "pair", "families": "family"}
-    lines = [{"type": kind, **entry} for key, kind in kinds.items() for entry in document[key]]
-    lines += [{"type": "notice", **notice} for notice in document["notices"]]
-    lines.append({"type": "summary", "schema": document["schema"], **document["summary"]})
-    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    for key, kind in {**kinds, "notices": "notice"}.items():
+        yield from (_line({"type": kind, **entry}) + "\n" for entry in document[key])
+    yield _line({"type": "summary", "schema": document["schema"], **document["summary"]}) + "\n"
 
 
-def _csv(document: Mapping[str, Any]) -> str:
+def _line(entry: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(entry, allow_nan=False)
+    except ValueError:  # rarely, so that the others need not be looked through
+        return json.dumps(finite(entry), allow_nan=False)
+
+
+def _csv(document: Mapping[str, Any]) -> Iterator[str]:
     """The pairs as rows."""
-    rows = flat_pairs(document["pairs"])
+    pairs = document["pairs"]
+    columns = list(next(flat_pairs(pairs[:1]), dict.fromkeys(["a", "b", "verdict", "log10_p"])))
     text = io.StringIO()
-    columns = list(rows[0]) if rows else ["a", "b", "verdict", "log10_p"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: inert_cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
+    yield _taken(text)
+    for row in map(finite, flat_pairs(pairs)):
+        writer.writerow({key: inert_cell(value) for key, value in row.items()})
+        yield _taken(text)
+
+
+def _taken(text: io.StringIO) -> str:
+    """What was written so far, which is gone from ``text`` then."""
+    written = text.getvalue()
+    text.seek(0)
+    text.truncate()
+    return written
 
 
 def inert_cell(value: object) -> object:
@@ -84,4 +111,4 @@ def inert_cell(value: object) -> object:
     return value
 
 
-WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}
+WRITERS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from weightprint.compare import WORDS, figures_of, words_of
 from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -38,7 +39,7 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
     if shown:
         yield pair_table(shown)
         yield Text("p is corrected over all pairs tested; the score is a screen, not evidence", style="dim")
-        untested = sum(comparison.verdict == "not-comparable" for comparison in report.comparisons)
+        untested = int((words_of(report.comparisons) == WORDS.index("not-comparable")).sum())
         if untested:
             what = f"{_count(untested, 'pair')} not comparable: weightprint compare and the report files say why"
             yield Text(what, style="dim")
@@ -57,15 +58,11 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
 
 
 def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    rank = {verdict: number for number, verdict in enumerate(VERDICT_STYLE)}
-    ordered = sorted(comparisons, key=lambda c: (rank[c.verdict], _log10_p(c), c.a, c.b))
-    findings = sum(comparison.verdict in FINDINGS for comparison in ordered)
-    return ordered[: max(MOST_ROWS, findings)] if findings <= 5 * MOST_ROWS else ordered[: 5 * MOST_ROWS]
-
-
-def _log10_p(comparison: Comparison) -> float:
-    """For sorting: pairs that were not tested come last."""
-    return math.inf if comparison.log10_p is None else comparison.log10_p
+    """Every finding if there are not too many, else as many pairs as fit; only these are put together."""
+    figures = figures_of(comparisons)
+    findings = int(np.isin(figures.words, [WORDS.index(word) for word in FINDINGS]).sum())
+    rows = max(MOST_ROWS, findings) if findings <= 5 * MOST_ROWS else 5 * MOST_ROWS
+    return [comparisons[number] for number in figures.ranked()[:rows].tolist()]
 
 
 def pair_table(comparisons: Sequence[Comparison]) -> Table:

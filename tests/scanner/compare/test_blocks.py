@@ -164,3 +164,10 @@ def test_standardised_has_variance_one(block: int) -> None:
 
 def test_standardised_without_a_block_is_zero() -> None:
     assert standardised([0, 24], [0, 1], 8).tolist() == [0.0, pytest.approx(24 / 168 * math.sqrt(7))]
+
+
+def test_products_in_pieces() -> None:
+    """More units than BLAS multiplies on one thread."""
+    a, b = (np.random.default_rng(seed).random((40, 2056), np.float32) for seed in (1, 2))
+    statistic, _ = products(encode(a, 8), encode(b, 8))
+    assert np.array_equal(statistic, encode(a, 8).values.astype(np.int64) @ encode(b, 8).values.astype(np.int64).T)

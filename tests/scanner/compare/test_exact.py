@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from weightprint.compare import exact
 from weightprint.compare.blocks import largest, order_codes
-from weightprint.compare.exact import STEP, block_counts, critical, log10_tail
+from weightprint.compare.exact import STEP, block_counts, critical, log10_tail, log10_tails
 
 TOO_LARGE_BY = 5e-11
 """In log10 p, up to a hundred blocks."""
@@ -217,3 +217,20 @@ def test_critical_beyond_the_largest_statistic() -> None:
 def test_what_no_caller_may_ask(statistic: int, blocks: int) -> None:
     with pytest.raises(AssertionError):
         log10_tail(statistic, blocks, 8)
+
+
+@given(st.sampled_from([(2, 40), (8, 3), (8, 64), (8, 500)]), st.integers(0, 2**16))
+@LAW
+def test_many_at_once_are_the_same_bits(size: tuple[int, int], seed: int) -> None:
+    block, blocks = size
+    top = largest(block) * blocks
+    steps = np.random.default_rng(seed).integers(0, 2 * top // STEP, (3, 20))
+    statistics = top - STEP * steps
+    statistics[0, :3] = top
+    found = log10_tails(statistics, blocks, block)
+    assert found.shape == statistics.shape
+    assert found.tolist() == [[log10_tail(int(value), blocks, block) for value in row] for row in statistics]
+
+
+def test_none_at_once() -> None:
+    assert log10_tails(np.zeros(0, np.int64), 10, 8).shape == (0,)

@@ -39,13 +39,17 @@ class Fault:
 
 EXACT, BLOCKS, HOLM, CONTROL, PREPARED = "exact", "blocks", "holm", "selfcontrol", "prepared"
 LAYERS, PAIR, SAME, SCREEN, STACKS = "layers", "pair", "sameness", "screen", "stacks"
-VERDICT, FAMILIES = "verdict", "families"
+VERDICT, FAMILIES, COMPARISONS = "verdict", "families", "comparisons"
+BULK, PACKED, PLANS, PRODUCTS, FUSED = "bulk", "packed", "plans", "products", "fused"
 
 BIG_INTEGERS = "test_up_to_many_blocks_against_big_integers"
 SPOILT = "test_spoilt_block_is_dropped_on_both_sides"
 PAID = "test_every_test_of_the_pair_is_paid_for"
 DOUBLED = "test_copied_layers_on_both_sides"
 FORTY = {"block": 8, "blocks": 40}
+KINDS, DECIDED = "test_kinds_of_fingerprints", "test_regular_pairs_are_decided_in_bulk"
+THREE = {"name": "numpy", "wide": False, "layers": (3, 3)}
+NINE = {"name": "numba", "wide": False, "layers": (9, 7)}
 
 
 def one_more_zero(matrix: Any) -> Any:
@@ -79,7 +83,7 @@ FAULTS = [
     Fault("heads-mixed", BLOCKS, "if width % length == 0", "if units % length == 0", "null", "test_heads_of_different_strength", {"width": 12, "known": "both sides"}),
     Fault("longer-blocks", BLOCKS, "LONGEST_BLOCK = 8", "LONGEST_BLOCK = 7", BLOCKS, "test_block_length", {"units": 768, "widths": (64, None), "length": 8}),
     Fault("variance", BLOCKS, "np.maximum(counts, 1) / (block - 1)", "np.maximum(counts, 1) / block", BLOCKS, "test_standardised_has_variance_one", {"block": 8}),
-    Fault("step-up", HOLM, "np.arange(len(values), 0, -1)", "np.arange(1, len(values) + 1)", HOLM, "test_worked_example"),
+    Fault("step-up", HOLM, "np.arange(len(order), 0, -1)", "np.arange(1, len(order) + 1)", HOLM, "test_worked_example"),
     Fault("falls-below-the-one-before", HOLM, "np.maximum.accumulate(raised)", "raised", HOLM, "test_worked_example"),
     Fault("above-one", HOLM, "min(0.0, log10_p + log10_factor)", "log10_p + log10_factor", HOLM, "test_bonferroni", {"log10_p": -1.0, "number": 100, "corrected": 0.0}),
     Fault("factor-not-paid", HOLM, "min(0.0, log10_p + log10_factor)", "min(0.0, log10_p)", LAYERS, PAID),
@@ -111,23 +115,56 @@ FAULTS = [
     Fault("steps-ignored", SAME, "2 * step / math.sqrt(12 * square * count)", "0", SAME, "test_rounding_model_holds_without_its_margin", {"source": "f32", "target": "f8_e4m3", "kind": "small"}),
     Fault("statistic-not-compared", SAME, '"abs_max", "zeros", "non_finite")', '"abs_max", "non_finite")', SAME, "test_one_bit_of_one_statistic_is_not_identical", {"change": one_more_zero}),
     Fault("units-not-compared", SAME, "np.array_equal(x, y, equal_nan=True)", "True", SAME, "test_one_bit_of_one_unit_is_not_identical"),
-    Fault("stretched-too-far", SCREEN, "np.linspace(0, len(curve) - 1, length)", "np.linspace(0, len(curve), length)", SCREEN, "test_seed_score_as_in_the_method", {"depth_a": 6, "depth_b": 12}),
+    Fault("stretched-too-far", SCREEN, "np.linspace(0, own - 1, length)", "np.linspace(0, own - 1.5, length)", SCREEN, "test_seed_score_as_in_the_method", {"depth_a": 6, "depth_b": 12}),
     Fault("missing-scored-as-zero", SCREEN, "[score for score in scores.values() if score is not None]", "[score or 0.0 for score in scores.values()]", SCREEN, "test_role_missing_on_one_side_is_left_out_and_said", {"roles": "q"}),
-    Fault("missing-not-said", SCREEN, "for why, roles in gaps.items())", "for why, roles in ())", SCREEN, "test_role_missing_on_one_side_is_left_out_and_said", {"roles": "q"}),
-    Fault("holes-closed-up", SCREEN, "if len(first) < depth_a or len(second) < depth_b:", "if False:", SCREEN, "test_hole_and_unequal_depth_are_not_guessed"),
+    Fault("missing-not-said", SCREEN, "for why, own in roles.items())", "for why, own in ())", SCREEN, "test_role_missing_on_one_side_is_left_out_and_said", {"roles": "q"}),
+    Fault("holes-closed-up", SCREEN, "if len(first) < depths[0] or len(second) < depths[1]:", "if False:", SCREEN, "test_hole_and_unequal_depth_are_not_guessed"),
     Fault("two-layers-scored", SCREEN, "FEWEST_LAYERS = 3", "FEWEST_LAYERS = 2", SCREEN, "test_two_layers_are_no_curve", {"depth": 2}),
     Fault("nan-in-a-curve", STACKS, " and math.isfinite(matrix.std)", "", STACKS, "test_curves_count_positions_and_skip_what_is_not_finite"),
     Fault("part-of-a-name", STACKS, 'a.endswith(f".{b}")', "a.endswith(b)", STACKS, "test_names_correspond_up_to_a_prefix", {"a": "myencoder.layer", "b": "encoder.layer", "same": False}),
-    Fault("no-holm", VERDICT, "corrected = holm([comparison.pair_log10_p for comparison in comparisons])", "corrected = [comparison.pair_log10_p for comparison in comparisons]", VERDICT, "test_one_pair_of_many_pays_for_all", {"pairs": 12, "word": "no-evidence"}),
+    Fault("no-holm", VERDICT, "self._corrected = holm_of(figures.pair_log10_p)", "self._corrected = figures.pair_log10_p", VERDICT, "test_one_pair_of_many_pays_for_all", {"pairs": 12, "word": "no-evidence"}),
     Fault("screen-is-evidence", VERDICT, "    elif rejected:", "    elif rejected or (high and comparison.tests):", VERDICT, "test_similar_profile_is_no_evidence_and_joins_no_family"),
-    Fault("family-in-the-background", VERDICT, "(c.a not in family or family[c.a] != family.get(c.b))", "True", SCREEN, "test_background_holds_no_linked_pair"),
-    Fault("own-score-in-the-background", VERDICT, "number = len(scores) - own_is_among_them", "number = len(scores)", SCREEN, "test_percentile_among_the_other_pairs"),
+    Fault("family-in-the-background", VERDICT, "((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))", "True", SCREEN, "test_background_holds_no_linked_pair"),
+    Fault("own-score-in-the-background", VERDICT, "0, len(scores) - outside)", "0, len(scores))", SCREEN, "test_percentile_among_the_other_pairs"),
     Fault("power-too-small", VERDICT, "math.ceil(log10_p)", "math.floor(log10_p)", VERDICT, "test_power_of_ten_is_never_below_p", {"log10_p": -6.2}),
     Fault("stale-reason", VERDICT, 'own = own[1:] if comparison.verdict == "re-encoded" else own', "own = own", VERDICT, "test_re_encoded_falls_with_its_test"),
     Fault("seed-not-named", VERDICT, "_rejection(comparison, report), SAME_SEED,", "_rejection(comparison, report),", VERDICT, "test_common_seed_is_named_wherever_evidence_is"),
     Fault("accuses", VERDICT, 'f"independent initialisation is rejected:', 'f"one was copied from the other:', VERDICT, "test_words_never_accuse"),
     Fault("screen-joins-families", FAMILIES, '"shared-origin"})', '"shared-origin", "similar-profile"})', FAMILIES, "test_only_evidence_joins", {"word": "similar-profile"}),
     Fault("paths-do-not-join", FAMILIES, "return {name: root(name) for", "return {name: parent[name] for", FAMILIES, "test_largest_first_then_by_name"),
+    Fault("places-mixed-up", EXACT, "np.float64)[places.reshape(statistics.shape)]", "np.float64)[np.sort(places).reshape(statistics.shape)]", EXACT, "test_many_at_once_are_the_same_bits"),
+    Fault("float32-skips-integers", PRODUCTS, "= np.float64 if wide else np.float32", "= np.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "numpy"}),
+    Fault("float32-skips-integers-on-torch", PRODUCTS, "torch.float64 if wide else torch.float32", "torch.float32", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "torch"}),
+    Fault("best-of-one-layer", PRODUCTS, "inner.max(axis=1).max(axis=-1)", "inner[:, 0].max(axis=-1)", PRODUCTS, "test_sums_of_integers", THREE),
+    Fault("whole-of-other-layers", PRODUCTS, "inner[:, chosen[0], :, chosen[1]]", "inner[:, chosen[0], :, chosen[0]]", PRODUCTS, "test_sums_of_integers", THREE),
+    Fault("rows-left-over", FUSED, "range(0, first.shape[1], _SIDE)", "range(0, layers_a - _SIDE + 1, _SIDE)", PRODUCTS, "test_sums_of_integers", NINE),
+    Fault("row-of-another", FUSED, "inner[2, 0], inner[2, 1], inner[2, 2], inner[2, 3] = s20", "inner[2, 0], inner[2, 1], inner[2, 2], inner[2, 3] = s10", PRODUCTS, "test_sums_of_integers", NINE),
+    Fault("float32-skips-integers-in-numba", FUSED, "    if wide:", "    if False:", PRODUCTS, "test_exact_where_float32_skips_integers", {"name": "numba"}),
+    Fault("last-piece-left-out", BLOCKS, "for start in range(step, a.shape[1], step):", "for start in range(step, a.shape[1] - step, step):", BLOCKS, "test_products_in_pieces"),
+    Fault("wide-too-late", PRODUCTS, "units * (block - 1) ** 2 >=", "units * (block - 1) >=", PRODUCTS, "test_wide_begins_where_a_sum_can_reach_the_limit"),
+    Fault("not-recoded", PRODUCTS, "if stored == block:", "if True:", PRODUCTS, "test_shorter_blocks_follow_from_longer_ones"),
+    Fault("tile-too-large", PRODUCTS, "TILE_BYTES // (4 * layers_b * units)", "TILE_BYTES // layers_b", PRODUCTS, "test_tiles_keep_to_their_bytes"),
+    Fault("copies-packed", PACKED, "group.control.failed or group.control.copies", "group.control.failed", BULK, KINDS, {"fault": "copied", "head_width": 16}),
+    Fault("failed-control-packed", PACKED, "group.control.failed or group.control.copies", "group.control.copies", BULK, KINDS, {"fault": "transposed", "head_width": 16}),
+    Fault("invalid-packed", PACKED, "if codes.all_valid else None", "if True else None", BULK, KINDS, {"fault": "nan", "head_width": 16}),
+    Fault("failed-packed", PACKED, 'fingerprint.status == "failed" or ', "", BULK, KINDS, {"fault": "failed", "head_width": 16}),
+    Fault("short-blocks-packed", PACKED, "group.head_width or group.units", "group.head_width", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("another-row", PACKED, "row_of[own.members[rows]] = rows", "row_of[own.members[rows]] = 0", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("gone-but-compared", PACKED, "rows = np.flatnonzero(own.members >= 0)", "rows = np.arange(len(own.members))", PACKED, "test_members_that_take_no_part"),
+    Fault("words-not-summed", PACKED, 'rows.view("<u8").sum(axis=1', 'rows.view("<u8")[:, :1].sum(axis=1', PACKED, "test_any_flipped_bit_changes_the_sum", {"units": 64}),
+    Fault("blocks-that-do-not-fit", PLANS, "fitting=all(", "fitting=True or all(", BULK, KINDS, {"fault": "none", "head_width": 6}),
+    Fault("factor-of-one-grid", PLANS, "number * pairs)", "pairs)", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("depths-not-looked-at", PLANS, "if x.depth == y.depth else []", "if True else []", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("partial-not-said-in-bulk", PLANS, 'if s.status != "complete")', "if False)", BULK, KINDS, {"fault": "partial", "head_width": 16}),
+    Fault("unused-not-said-in-bulk", PLANS, "for left in side.unused]", "for left in ()]", BULK, KINDS, {"fault": "grouped", "head_width": None}),
+    Fault("found-but-decided", BULK, "undecided |= column >= _decisive(test, limit)", "undecided |= column >= 10 * _decisive(test, limit)", BULK, "test_what_is_found_is_compared_one_by_one"),
+    Fault("bit-equal-not-looked-at", BULK, "open_ended = a.deviations[pairs.rows_a] == b.deviations[pairs.rows_b]", "open_ended = np.zeros(len(pairs.numbers), bool)", BULK, "test_equal_standard_deviations_are_looked_at_one_by_one"),
+    Fault("constant-scored", BULK, "open_ended |= flat_a", "open_ended |= False & flat_a", BULK, KINDS, {"fault": "constant", "head_width": 16}),
+    Fault("neighbours-taken", PACKED, "if last - first + 1 == len(rows) else rows", "if True else rows", BULK, "test_rows_that_are_no_neighbours"),
+    Fault("one-tile-only", BULK, "yield from np.split(order, edges)", "yield from np.split(order, edges)[1:]", BULK, "test_tiles_of_any_size_give_the_same", {"rows": 1}),
+    Fault("word-not-corrected", VERDICT, "cases = [was[0], self._rejected & was[1],", "cases = [was[0], was[1],", COMPARISONS, "test_re_encoded_needs_its_rejection"),
+    Fault("equal-to-shorter-ones", COMPARISONS, "len(self) == len(other) and all(x == y for x, y in zip(self, other, strict=True))", "all(x == y for x, y in zip(self, other, strict=False))", COMPARISONS, "test_a_sequence_is_equal_to_equal_ones_only"),
+    Fault("names-not-ranked", COMPARISONS, "np.lexsort((b, a, ", "np.lexsort((", COMPARISONS, "test_words_are_those_of_the_comparisons"),
 ]  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def test_columns_whose_values_were_not_read_are_left_out() -> None:
     found = exchangeable_units(replace(of, matrices=matrices, energies=energies))
     assert (STACK, 3, "o") not in found.energies
     assert (STACK, 2, "o") in found.energies
-    assert "layer 3: its values were not read" in found.left_out[0]
+    assert "layer 3: its values were not read" in found.left_out[0].sentence("a")
 
 
 def test_latent_values_belong_to_one_query_head_each() -> None:
@@ -132,4 +132,4 @@ def test_columns_that_no_row_count_explains_are_left_out() -> None:
     odd = {key: (own[:-16] if key[2] == "o" else own) for key, own in of.energies.items()}
     found = exchangeable_units(replace(of, energies=odd))
     assert {channel for _, _, channel in found.energies} == {"v"}
-    assert "no multiple of the 64 rows of V" in found.left_out[0]
+    assert "no multiple of the 64 rows of V" in found.left_out[0].sentence("a")

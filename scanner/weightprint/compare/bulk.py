@@ -1,0 +1,180 @@
+"""Many pairs at once: exact products of packed codes, and one by one whatever these cannot decide.
+
+For every pair the result is that of :func:`weightprint.compare.compare_pair`, to the bit. A batch holds pairs of the
+same two shapes. Of these, a pair is *decided* when none of its tests reaches 1e-6 after correction inside the pair:
+then its layer map is empty, no rounding of formats is looked at, and unless its standard deviations are bit-equal
+nothing else could be said of it. All others, and those of fingerprints that are not regular, are compared one by one.
+
+No test is left out and no pair is filtered beforehand: all layers of a meet all layers of b in every pair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightprint.compare.blocks import BOOL, FLOAT64, INT64
+from weightprint.compare.comparisons import Batch, Comparisons
+from weightprint.compare.exact import critical, log10_tails
+from weightprint.compare.layers import MAP_LOG10_ALPHA
+from weightprint.compare.packed import Collection, ShapeClass
+from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
+from weightprint.compare.prepared import Prepared
+from weightprint.compare.products import Product, is_wide, recode, tile_of
+from weightprint.compare.screen import centred, constant, cosine, stretch
+from weightprint.data import Comparison
+
+_MARGIN = 1e-6  # of log10 p: rounding may differ where the limit is written another way round
+_CURVE_PAIRS = 2**14
+
+Load = Callable[[int], Prepared]
+"""A side by its number, made ready to be compared one by one."""
+
+Single = Callable[[Prepared, Prepared], Comparison]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of two classes: numbers int64 [pairs] in the report, rows int64 [pairs] in either class."""
+
+    numbers: INT64
+    rows_a: INT64
+    rows_b: INT64
+
+    def where(self, chosen: BOOL) -> Pairs:
+        """Some of them."""
+        return Pairs(self.numbers[chosen], self.rows_a[chosen], self.rows_b[chosen])
+
+
+def compare_collection(
+    collection: Collection,
+    pairs: INT64,
+    load: Load,
+    single: Single,
+    product: Product,
+    limit: float = MAP_LOG10_ALPHA,
+) -> Comparisons:
+    """Compare ``pairs`` int64 [pairs, 2] of a collection; ``load`` and ``single`` do those that remain: all in which a
+    test reaches ``limit``, a log10 p, after correction inside the pair. Raises DamagedCodes."""
+    assert limit >= MAP_LOG10_ALPHA
+    batches = []
+    remaining = np.ones(len(pairs), bool)
+    for a, b, own in _by_classes(collection, pairs):
+        plan = plan_pairs(a.shape, b.shape)
+        if plan.fitting:
+            batch = _batch(plan, a, b, own, product, limit)
+            batches.append(batch)
+            remaining[batch.pairs] = False
+            a.release()
+            b.release()
+    singled = {
+        number: single(load(int(pairs[number, 0])), load(int(pairs[number, 1])))
+        for number in np.flatnonzero(remaining).tolist()
+    }
+    return Comparisons(collection.labels, pairs, batches, singled)
+
+
+def _by_classes(collection: Collection, pairs: INT64) -> Iterator[tuple[ShapeClass, ShapeClass, Pairs]]:
+    """The pairs of regular fingerprints, by the classes of their sides."""
+    classes = collection.class_of[pairs]
+    keys = classes[:, 0] * len(collection.classes) + classes[:, 1]
+    keys[(classes < 0).any(axis=1)] = -1
+    order = np.argsort(keys, kind="stable")[int((keys < 0).sum()) :]
+    edges = np.flatnonzero(np.diff(keys[order])) + 1
+    for numbers in np.split(order, edges) if len(order) else ():
+        a, b = divmod(int(keys[numbers[0]]), len(collection.classes))
+        rows = collection.row_of[pairs[numbers]]
+        yield collection.classes[a], collection.classes[b], Pairs(numbers, rows[:, 0].copy(), rows[:, 1].copy())
+
+
+def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product, limit: float) -> Batch:
+    """The pairs that are decided, with all their figures."""
+    open_ended = a.deviations[pairs.rows_a] == b.deviations[pairs.rows_b]
+    for curve in plan.curves:
+        flat_a, flat_b = (constant(_points(side, own)) for side, own in ((a, curve.points_a), (b, curve.points_b)))
+        open_ended |= flat_a[pairs.rows_a] | flat_b[pairs.rows_b]
+    pairs = pairs.where(~open_ended)
+    columns = [column for grid in plan.grids for column in _statistics(grid, a, b, pairs, product)]
+    statistic = np.stack(columns, axis=1) if columns else np.zeros((len(pairs.numbers), 0), np.int64)
+    undecided = np.zeros(len(pairs.numbers), bool)
+    for column, test in zip(columns, plan.tests, strict=True):
+        undecided |= column >= _decisive(test, limit)
+    pairs, statistic = pairs.where(~undecided), statistic[~undecided]
+    log10_p = np.empty(statistic.shape, np.float64)
+    for number, test in enumerate(plan.tests):
+        log10_p[:, number] = log10_tails(statistic[:, number], test.blocks, test.block)
+    return Batch(plan, pairs.numbers, statistic, log10_p, _correlations(plan.curves, a, b, pairs))
+
+
+def _decisive(test: TestPlan, limit: float) -> int:
+    """The smallest T that makes its pair a candidate for more than "nothing found"."""
+    return critical(min(limit + _MARGIN, -_MARGIN) - test.log10_factor, test.blocks, test.block)
+
+
+def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product) -> list[INT64]:
+    """T of the grid's tests, int64 [pairs] each."""
+    stored = (a.shape.blocks[grid.a], b.shape.blocks[grid.b])
+    layers, units = (a.codes[grid.a].shape[1], b.codes[grid.b].shape[1]), a.codes[grid.a].shape[2]
+    wide = is_wide(units, grid.block)
+    whole, best = np.empty((2, len(pairs.numbers)), np.int64)
+
+    def work(places: INT64) -> None:
+        rows, row_of = np.unique(pairs.rows_a[places], return_inverse=True)
+        columns, column_of = np.unique(pairs.rows_b[places], return_inverse=True)
+        first = recode(a.taken(grid.a, rows), stored[0], grid.block)
+        second = recode(b.taken(grid.b, columns), stored[1], grid.block)
+        own_whole, own_best = product(first, second, grid.chosen, wide)
+        whole[places] = own_whole[row_of, column_of]
+        best[places] = own_best[row_of, column_of]
+
+    tiles = list(_tiles(pairs, *tile_of(*layers, units)))
+    if len(tiles) > 1:
+        with ThreadPoolExecutor(min(workers(), len(tiles))) as threads:
+            # A list, so that what a thread raises is raised here.
+            list(threads.map(work, tiles))
+    else:
+        for tile in tiles:
+            work(tile)
+    return [column for column, made in ((whole, grid.whole), (best, grid.layers)) if made is not None]
+
+
+def _tiles(pairs: Pairs, rows: int, columns: int) -> Iterator[INT64]:
+    """Places of the pairs that lie in the same tile of so many rows and columns, tile by tile, in order of columns
+    inside a row of tiles: a mapped file is read from front to back."""
+    if not len(pairs.numbers):
+        return
+    across = int(pairs.rows_b.max()) // columns + 1
+    tile = pairs.rows_a // rows * across + pairs.rows_b // columns
+    order = np.argsort(tile, kind="stable")
+    edges = np.flatnonzero(np.diff(tile[order])) + 1
+    yield from np.split(order, edges)
+
+
+def _correlations(curves: Sequence[CurvePlan], a: ShapeClass, b: ShapeClass, pairs: Pairs) -> FLOAT64:
+    """r of each curve, float64 [pairs, curves]."""
+    correlations = np.empty((len(pairs.numbers), len(curves)), np.float64)
+    for number, curve in enumerate(curves):
+        # A constant curve has no z-scores; its pairs are not among these.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first = centred(stretch(_points(a, curve.points_a), curve.length))
+            second = centred(stretch(_points(b, curve.points_b), curve.length))
+        squares_a, squares_b = (first * first).sum(-1), (second * second).sum(-1)
+        for start in range(0, len(pairs.numbers), _CURVE_PAIRS):
+            some = slice(start, start + _CURVE_PAIRS)
+            i, j = pairs.rows_a[some], pairs.rows_b[some]
+            correlations[some, number] = cosine((first[i] * second[j]).sum(-1), squares_a[i], squares_b[j])
+    return correlations
+
+
+def _points(side: ShapeClass, points: tuple[int, ...]) -> FLOAT64:
+    # take gives rows that lie together in memory, which sums depend on.
+    return np.take(side.points, points, axis=1)
+
+
+def workers() -> int:
+    """Threads: as many as there are processors for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,67 @@
+"""What follows of a comparison from two shapes alone: which groups meet, in what blocks, layer by layer or not, under
+which names, and what is said of the rest. No figure is looked at, so all pairs of the same two shapes share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from weightprint.compare.blocks import block_length
+from weightprint.compare.prepared import CHANNELS, GroupShape
+
+Group = TypeVar("Group", bound=GroupShape)
+
+
+def met(a: Sequence[Group], b: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Every group of ``a`` with every group of ``b`` that has as many units in the same channel."""
+    return [(x, y) for x in a for y in b if x.channel == y.channel and x.units == y.units]
+
+
+def common_block(a: GroupShape, b: GroupShape) -> int:
+    """Length of the blocks in which two groups meet; below 2 they cannot."""
+    return block_length(a.units, a.head_width, b.head_width)
+
+
+def uncut(a: GroupShape, b: GroupShape) -> str | None:
+    """Why two groups cannot be cut into common blocks, if so."""
+    if common_block(a, b) >= 2:
+        return None
+    return (
+        f"channel {a.channel}: {a.units} units in heads of {a.head_width or 'unknown width'} and "
+        f"{b.head_width or 'unknown width'} cannot be cut into blocks of 2 to 8"
+    )
+
+
+def same_positions(a: GroupShape, b: GroupShape) -> list[tuple[int, int]]:
+    """Rows of equal position of two groups."""
+    row_of = {position: row for row, position in enumerate(b.positions)}
+    return [(row, row_of[position]) for row, position in enumerate(a.positions) if position in row_of]
+
+
+def suffixes(met: Sequence[tuple[GroupShape, GroupShape]]) -> list[str]:
+    """What the names of each meeting's tests end in, so that no two are called the same."""
+    several = len({(a.stack, b.stack) for a, b in met}) > 1
+    crowded = len({(a.channel, a.stack, b.stack) for a, b in met}) < len(met)
+    return [
+        (f" [{a.stack} ~ {b.stack}]" if several else "") + (f" ({a.units} units)" if crowded else "") for a, b in met
+    ]
+
+
+def missing(names: tuple[str, str], groups: tuple[Sequence[GroupShape], Sequence[GroupShape]]) -> list[str]:
+    """What is said of a channel that one side has not, or that has other numbers of units on both."""
+    reasons = []
+    for channel in CHANNELS:
+        sides = [sorted({group.units for group in side if group.channel == channel}) for side in groups]
+        for name, units in zip(names, sides, strict=True):
+            if not units:
+                reasons.append(f"{name} has no units of channel {channel}")
+        if all(sides) and not set(sides[0]) & set(sides[1]):
+            first, second = (", ".join(map(str, units)) for units in sides)
+            reasons.append(f"unit counts differ: {channel} {first} against {second}")
+    return reasons
+
+
+def unique(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Every reason once, in order."""
+    return tuple(dict.fromkeys(reasons))
