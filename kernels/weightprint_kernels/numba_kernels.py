@@ -99,51 +99,54 @@ def reduce_rectangles(data, table, form, moments, energies):
 
 
 @compiled
-def reduce_rectangle(data, rectangle, form, pad, moments, energies):
+def reduce_rectangle(data, rectangle, form, pad, moments, energies):  # noqa: PLR0912  calls in the loop cost
     """One rectangle of the above, row by row; two rows at a time where columns are added up, which halves the traffic
-    to the sums of the columns."""
+    to the sums of the columns. The two lie half a band apart, so that each follows on in memory to the next."""
     offset, stride, rows, columns, axis = rectangle
     places = -(-columns // len(form.order)) * len(form.order) if axis == 2 else 0
     squares, total = np.zeros(places, np.float32), np.zeros(places)
     # About zero: S1 to S4 of all chunks that hold. About their means: chunks that do not, merged as they come.
     sums, other = np.zeros(4), np.zeros(5)
-    held = zeros = largest = largest_in_band = row = 0
-    while row < rows:
-        together = 2 if axis == 2 and row + 1 < rows else 1
-        each = CHUNK_ELEMENTS // together
-        energy = 0.0
-        for left in range(0, columns, each):
-            count = min(each, columns - left)
-            start = offset + row * stride + left * form.itemsize
-            if together == 2:
-                found = sums_of_two(data, (start, start + stride), count, squares, left, form, pad)
-            elif axis == 2:
-                found = sums_about_zero(data, start, count, squares, left, form, pad)
-            else:
-                found = sums_about_zero(data, start, count, None, 0, form, pad)
-            largest_in_band = max(largest_in_band, found[4])
-            zeros += found[5]
-            if holds(found, count * together, form):
-                held += count * together
-                for power, sum in enumerate(found[:4]):
-                    sums[power] += sum
-                energy += found[1]
-                largest = max(largest, found[4])
-            else:
-                for begin in range(start, start + together * stride, stride):
-                    alone = sums_about_zero(data, begin, count, None, 0, form, pad)
-                    about_mean = sums_about_mean(data, begin, count, alone, form)
-                    add_central(other, about_mean)
-                    energy += energy_of(about_mean, count)
-                    largest = max(largest, about_mean[5])
-        if axis == 1:
-            energies[row] = energy
-        row += together
-        if axis == 2 and (row % FLUSH_ROWS == 0 or row == rows):
-            first = (row - 1) // FLUSH_ROWS * FLUSH_ROWS
-            band = (offset + first * stride, stride, row - first)
+    held = zeros = largest = 0
+    for top in range(0, rows, FLUSH_ROWS):
+        height = min(FLUSH_ROWS, rows - top)
+        pairs = height // 2 if axis == 2 else 0
+        largest_in_band = 0
+        for row in range(top, top + height - pairs):
+            together = 2 if row < top + pairs else 1
+            apart = (height - pairs) * stride
+            each = CHUNK_ELEMENTS // together
+            energy = 0.0
+            for left in range(0, columns, each):
+                count = min(each, columns - left)
+                start = offset + row * stride + left * form.itemsize
+                if together == 2:
+                    found = sums_of_two(data, (start, start + apart), count, squares, left, form, pad)
+                elif axis == 2:
+                    found = sums_about_zero(data, start, count, squares, left, form, pad)
+                else:
+                    found = sums_about_zero(data, start, count, None, 0, form, pad)
+                largest_in_band = max(largest_in_band, found[4])
+                zeros += found[5]
+                if holds(found, count * together, form):
+                    held += count * together
+                    for power, sum in enumerate(found[:4]):
+                        sums[power] += sum
+                    energy += found[1]
+                    largest = max(largest, found[4])
+                else:
+                    for number in range(together):
+                        begin = start + number * apart
+                        alone = sums_about_zero(data, begin, count, None, 0, form, pad)
+                        about_mean = sums_about_mean(data, begin, count, alone, form)
+                        add_central(other, about_mean)
+                        energy += energy_of(about_mean, count)
+                        largest = max(largest, about_mean[5])
+            if axis == 1:
+                energies[row] = energy
+        if axis == 2:
+            band = (offset + top * stride, stride, height)
             flush(squares, total, largest_in_band < form.special, form, data, band, columns)
-            largest_in_band = 0
     add_central(other, (0.0, sums[0], sums[1], sums[2], sums[3], largest, held))
     moments[:5] = other
     moments[5] = value_of(largest, form)

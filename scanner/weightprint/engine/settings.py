@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from weightprint.errors import UsageError
 
 MOST_THREADS = 12
-"""On one machine: with slots of 16 MiB they keep the mapped memory below 192 MiB."""
+MAPPED_MIB = 192
+"""What all threads map at once by default, or the ring holds. Fewer threads get larger slots, up to MOST_SLOT_MIB: what
+a slot costs beside its bytes (a mapping, a lock) was 10% of 16 MiB on two threads, and 2% of 64."""
+MOST_SLOT_MIB = 64
 MOST_READERS = 8
 """Threads that fill the ring of a device: what a link of 50 GB/s takes at 7 GB/s a thread."""
 
@@ -26,11 +29,14 @@ class Settings:
 
 def read_settings() -> Settings:
     """The settings of the environment; raises UsageError E_USAGE."""
+    threads = _whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256)
+    share = max(MAPPED_MIB // threads, 1)
+    slot_mib = _whole("WEIGHTPRINT_SLOT_MIB", min(2 ** (share.bit_length() - 1), MOST_SLOT_MIB), 1, 1024)
     return Settings(
-        threads=_whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256),
+        threads=threads,
         readers=_whole("WEIGHTPRINT_READERS", min(processors(), MOST_READERS), 1, 256),
-        ring_slots=_whole("WEIGHTPRINT_RING_SLOTS", 12, 2, 1024),
-        slot_bytes=_whole("WEIGHTPRINT_SLOT_MIB", 16, 1, 1024) * 2**20,
+        ring_slots=_whole("WEIGHTPRINT_RING_SLOTS", max(MAPPED_MIB // slot_mib, 3), 2, 1024),
+        slot_bytes=slot_mib * 2**20,
     )
 
 

@@ -55,13 +55,13 @@ def write_llama(directory: Path, shape: Shape, layers: int, sparse: bool = False
         }
         write_safetensors(directory / file, shapes, None if sparse else generator)
         weight_map.update(dict.fromkeys(shapes, file))
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return layers * shape.attention_bytes()
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, int]], generator: np.random.Generator | None) -> None:
     """Write random bf16 tensors one by one, so that writing 2 GB needs no 2 GB; without a generator none is written."""
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (rows, columns) in shapes.items():
         header[name] = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [end, end + rows * columns * 2]}
