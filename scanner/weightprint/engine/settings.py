@@ -49,6 +49,6 @@ def _whole(name: str, default: int, least: int, most: int) -> int:
     text = os.environ.get(name)
     if text is None:
         return default
-    if not text.isdecimal() or not least <= int(text) <= most:
+    if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
         raise UsageError("E_USAGE", f"{name} is {text!r}; it must be a whole number from {least} to {most}")
     return int(text)

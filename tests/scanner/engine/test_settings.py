@@ -48,8 +48,18 @@ def test_threads_that_are_set(value: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert read_settings().threads == int(value)
 
 
+@pytest.mark.parametrize(
+    ("threads", "mebibytes", "places"), [(1, 64, 3), (2, 64, 3), (3, 64, 3), (4, 32, 6), (12, 16, 12), (256, 1, 192)]
+)
+def test_threads_share_what_is_mapped_at_once(
+    threads: int, mebibytes: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTPRINT_THREADS", str(threads))
+    found = read_settings()
+    assert (found.slot_bytes, found.ring_slots) == (mebibytes * 2**20, places)
+
+
 def test_what_a_slot_holds_is_set_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_settings().slot_bytes == 16 * 2**20
     monkeypatch.setenv("WEIGHTPRINT_SLOT_MIB", "3")
     assert read_settings().slot_bytes == 3 * 2**20
 
