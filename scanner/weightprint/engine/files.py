@@ -105,6 +105,7 @@ def bytes_of(slot: Slot, descriptor: int) -> Iterator[UINT8]:
     else:
         with _mapped(slot, descriptor, guard) as data:
             yield data
+            del data  # or the mapping could not be closed, and its pages not dropped
     if not resident:
         _advise(slot, descriptor, "POSIX_FADV_DONTNEED")
 

@@ -220,7 +220,7 @@ def test_triton(tmp_path: Path) -> None:
     tests = Path(__file__).parents[2]
     folders = (Path(__file__).parent, tests, tests / "kernels", tests / "scanner")
     search = os.pathsep.join(str(folder) for folder in folders)
-    code = "import pathlib, sys, test_device; test_device.interpreted(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys, test_device_results; test_device_results.interpreted(pathlib.Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": search},
