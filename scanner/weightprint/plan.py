@@ -117,7 +117,8 @@ def plan_reads(matrices: Sequence[Matrix], slot_bytes: int = SLOT_BYTES) -> Plan
     """Plan the reads of ``matrices``; every dtype must be one that the kernels decode."""
     tensors, regions = _collect(matrices)
     intervals, interval_of = _intervals(regions)
-    pieces = _cut(tensors, intervals, slot_bytes)
+    # Pieces decide the order of sums, so they must not depend on how many of them a slot holds.
+    pieces = _cut(tensors, intervals, min(slot_bytes, SLOT_BYTES))
     parts = _clip(tensors, regions, intervals, interval_of, pieces)
     paths = tuple(dict.fromkeys(sorted((spec.path for spec in tensors.specs), key=str)))
     number_of = {path: number for number, path in enumerate(paths)}
