@@ -15,8 +15,9 @@ write two segments that hold the same; the first by name is used.
 digests are checked, and that result counts (:mod:`weightprint.match`). So the figures of a finding are those of the
 files. How many pairs count as tested, and the background of the screen, come from the index: a wrong one could hide a
 relation, and could make Holm's correction too small. That is what the checksums are for, of header and figures when a
-segment is opened and of the codes when they are used. A file that was changed in place within its timestamp, size and inode would be missed as well, but not where
-something is found in it: then its digest is compared, and the segment goes.
+segment is opened and of the codes when they are used. A file that was changed in place within its timestamp, size and
+inode would be missed as well, but not where something is found in it: then its digest is compared, and the segment
+goes.
 """
 
 from __future__ import annotations
