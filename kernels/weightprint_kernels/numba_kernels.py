@@ -7,18 +7,16 @@ chunk's mean is not larger than its standard deviation, which is what weights lo
 bytes. A chunk of a larger mean is summed again about that mean, while it is in the cache; one that holds a value that
 is not finite, or whose spread or sums are beyond float32, element by element in float64.
 
-Every function releases the interpreter's lock. Compiled code is kept on disk where a directory for it can be written.
+Every function releases the interpreter's lock (:mod:`weightprint_kernels.compiled`).
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
 
+from weightprint_kernels.compiled import compiled
 from weightprint_kernels.layout import CHUNK_ELEMENTS, TILE_COLUMNS
 from weightprint_kernels.line_sums import LINE_BYTES, float_of, line_sums
 
@@ -40,17 +38,10 @@ Form = namedtuple("Form", "tag itemsize magnitude special scale table order")
 """A format for the kernels: see numba_backend."""
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call, or load what an earlier process compiled."""
-    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-    try:
-        kernel: Callable[..., Any] = njit(cache=True, **options)(function)
-    except RuntimeError:  # no directory for compiled code can be written
-        kernel = njit(**options)(function)
-    return kernel
+loop = compiled(error_model="numpy", boundscheck=False)
 
 
-@compiled
+@loop
 def touch(data):
     """Read a byte of every 64 KiB, which is what Linux maps at one page fault; what it gives means nothing.
 
@@ -62,7 +53,7 @@ def touch(data):
     return seen | data[-1] if len(data) > 0 else seen
 
 
-@compiled
+@loop
 def moments_of_chunks(data, offsets, counts, form, rows):
     """Partial rows of chunks, written into ``rows`` float32 [n, 8]."""
     pad = np.zeros(LINE_BYTES, np.uint8)
@@ -78,7 +69,7 @@ def moments_of_chunks(data, offsets, counts, form, rows):
         row[5], row[6], row[7] = value_of(largest, form), finite, found[5]
 
 
-@compiled
+@loop
 def reduce_rectangles(data, table, form, moments, energies):
     """Merged moments of rectangles, and the energies of the rows or columns of those that ask for them.
 
@@ -98,7 +89,7 @@ def reduce_rectangles(data, table, form, moments, energies):
         done += units
 
 
-@compiled
+@loop
 def reduce_rectangle(data, rectangle, form, pad, moments, energies):  # noqa: PLR0912  calls in the loop cost
     """One rectangle of the above, row by row; two rows at a time where columns are added up, which halves the traffic
     to the sums of the columns. The two lie half a band apart, so that each follows on in memory to the next."""
@@ -155,7 +146,7 @@ def reduce_rectangle(data, rectangle, form, pad, moments, energies):  # noqa: PL
         into_order(total, form, energies)
 
 
-@compiled
+@loop
 def energies_of_tiles(data, offsets, strides, heights, widths, form, sums):
     """Energy of each column of tiles, written into ``sums`` float32 [n, TILE_COLUMNS]."""
     pad = np.zeros(LINE_BYTES, np.uint8)
@@ -178,7 +169,7 @@ def energies_of_tiles(data, offsets, strides, heights, widths, form, sums):
         into_order(total, form, sums[number, :width])
 
 
-@compiled
+@loop
 def sums_about_zero(data, start, count, squares, first, form, pad):
     """S1 to S4 about zero in float64, largest magnitude code and number of zeros of ``count`` elements.
 
@@ -200,7 +191,7 @@ def sums_about_zero(data, start, count, squares, first, form, pad):
     )
 
 
-@compiled
+@loop
 def sums_of_lines(data, start, lines, shift, squares, first, form):
     """:func:`line_sums` of any number of lines: in float32 over a block of them, in float64 over the blocks."""
     block = BLOCK_LINES if shift is None else SHIFTED_LINES
@@ -215,7 +206,7 @@ def sums_of_lines(data, start, lines, shift, squares, first, form):
     return s1, s2, s3, s4, largest, smallest
 
 
-@compiled
+@loop
 def sums_of_two(data, pair, count, squares, first, form, pad):
     """:func:`sums_about_zero` of ``count`` elements from each of two starts, whose squares are added up together."""
     upper, lower = pair
@@ -239,7 +230,7 @@ def sums_of_two(data, pair, count, squares, first, form, pad):
     return s1 * scale, s2 * scale**2, s3 * scale**3, s4 * scale**4, largest, zeros
 
 
-@compiled
+@loop
 def sums_of_rest(data, start, count, squares, first, form, pad):
     """The same, not scaled, of what ``count`` elements have beyond their last whole line."""
     lines = count * form.itemsize // LINE_BYTES
@@ -254,7 +245,7 @@ def sums_of_rest(data, start, count, squares, first, form, pad):
     return s1, s2, s3, s4, largest, count_zeros(pad, 0, rest, form.itemsize)
 
 
-@compiled
+@loop
 def holds(found, count, form):
     """Whether sums about zero are those of finite values, within float32's range, of a mean below the deviation."""
     s1, s2, _s3, s4, largest, _zeros = found
@@ -263,7 +254,7 @@ def holds(found, count, form):
     return largest == 0 or (s2 > SMALLEST_VARIANCE * count and 2 * s1 * s1 <= s2 * count)
 
 
-@compiled
+@loop
 def sums_about_mean(data, start, count, found, form):
     """Shift, S1 to S4, largest finite magnitude code and number of the finite elements.
 
@@ -285,7 +276,7 @@ def sums_about_mean(data, start, count, found, form):
     return exact_sums(data, start, count, form)
 
 
-@compiled
+@loop
 def sums_about(data, start, count, shift, form):
     """S1 to S4 about ``shift`` of finite elements, one by one."""
     s1 = s2 = s3 = s4 = 0.0
@@ -301,7 +292,7 @@ def sums_about(data, start, count, shift, form):
     return s1, s2, s3, s4
 
 
-@compiled
+@loop
 def exact_sums(data, start, count, form):
     """Shift, S1 to S4, largest finite magnitude code and number of the finite elements, one by one in float64."""
     raw = data[start : start + count * form.itemsize]
@@ -312,7 +303,7 @@ def exact_sums(data, start, count, form):
     return exact_sums_of(raw.view(np.uint32), form)
 
 
-@compiled
+@loop
 def exact_sums_of(codes, form):
     """The same of an array of codes."""
     values = np.empty(len(codes))
@@ -341,14 +332,14 @@ def exact_sums_of(codes, form):
     return shift, s1, s2, s3, s4, largest, finite
 
 
-@compiled
+@loop
 def energy_of(about_mean, count):
     """Σ w² of ``count`` elements, nan where one is not finite."""
     shift, s1, s2, _s3, _s4, _largest, finite = about_mean
     return s2 + 2 * shift * s1 + finite * shift * shift if finite == count else np.nan
 
 
-@compiled
+@loop
 def add_central(total, about):
     """Merge sums about a shift into ``total``: count, mean, M2, M3, M4 (Pébay 2008; see merge)."""
     shift, s1, s2, s3, s4, _largest, count = about
@@ -371,7 +362,7 @@ def add_central(total, about):
     total[0] = whole
 
 
-@compiled
+@loop
 def flush(squares, total, finite, form, data, band, columns):
     """Move the squares of a band of rows (first byte, stride, number) into ``total``.
 
@@ -402,7 +393,7 @@ def flush(squares, total, finite, form, data, band, columns):
     squares[:end] = 0
 
 
-@compiled
+@loop
 def energy_of_column(data, start, stride, rows, form):
     """Σ w² down a column in float64, nan where one is not finite."""
     energy = 0.0
@@ -413,7 +404,7 @@ def energy_of_column(data, start, stride, rows, form):
     return energy
 
 
-@compiled
+@loop
 def into_order(total, form, energies):
     """Copy energies in the order of lines into the order of columns."""
     per_line = len(form.order)
@@ -423,7 +414,7 @@ def into_order(total, form, energies):
             energies[column] = total[place]
 
 
-@compiled
+@loop
 def count_zeros(data, start, length, itemsize):
     """How many elements of ``length`` bytes are zero, of either sign."""
     zeros = 0
@@ -439,7 +430,7 @@ def count_zeros(data, start, length, itemsize):
     return zeros
 
 
-@compiled
+@loop
 def code_at(data, position, itemsize):
     """The little-endian code of one element."""
     code = np.int64(0)
@@ -448,7 +439,7 @@ def code_at(data, position, itemsize):
     return code
 
 
-@compiled
+@loop
 def value_of(magnitude, form):
     """The value of a magnitude code, in float64."""
     if form.itemsize == 4:
@@ -456,7 +447,7 @@ def value_of(magnitude, form):
     return form.table[magnitude]
 
 
-@compiled
+@loop
 def read_words(data):
     """Look at every 8 bytes and do nothing with them: the limit that the kernels are measured against."""
     seen = np.uint64(0)

@@ -67,6 +67,10 @@ def _on_cpu(reason: str) -> tuple[Backend, str]:
     """
     if importlib.util.find_spec("numba") is None:
         return _torch_on_cpu(f"{reason}; numba is not installed")
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        return _torch_on_cpu(f"{reason}; NUMBA_DISABLE_JIT is set")
     from weightprint_kernels.line_sums import supported
 
     if not supported():

@@ -176,8 +176,13 @@ def test_fault_turns_a_check_red(fault: Fault, tmp_path: Path, monkeypatch: pyte
 
 def test_every_module_that_computes_has_faults() -> None:
     modules = {path.stem for path in Path(weightprint_kernels.__path__[0]).glob("*.py")}
-    # These only name and choose; tests of their own cover them.
-    assert {fault.module for fault in (*FAULTS, *TRITON_FAULTS)} == modules - {"__init__", "backend", "select"}
+    # These only name, choose and keep; tests of their own cover them.
+    assert {fault.module for fault in (*FAULTS, *TRITON_FAULTS)} == modules - {
+        "__init__",
+        "backend",
+        "compiled",
+        "select",
+    }
 
 
 def plant(fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Backend | None:
@@ -212,7 +217,7 @@ def numba_with(broken: str, changed: str, folder: Path, monkeypatch: pytest.Monk
         original = importlib.import_module(f"weightprint_kernels.{name}")
         assert original.__file__ is not None
         source = changed if name == broken else Path(original.__file__).read_text()
-        uncached = source.replace("njit(cache=True, ", "njit(")
+        uncached = source.replace("loop = compiled(", "loop = __import__('numba').njit(nogil=True, ")
         assert (uncached != source) == (name == LOOPS), "what is compiled of a broken module would be kept"
         module = load(uncached, folder / f"broken_{name}.py", monkeypatch)
         monkeypatch.setitem(sys.modules, f"weightprint_kernels.{name}", module)

@@ -1,9 +1,7 @@
-"""The engine of the device on the CPU, with faults at every call, and a watch over threads that hang."""
+"""The engine of the device on the CPU, with faults at every call."""
 
-import faulthandler
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,22 +27,6 @@ ON_DEVICE, ON_CPU = "torch-cpu", "reference"
 OUT_OF_MEMORY = torch.OutOfMemoryError("no memory is left")
 FAILURE = RuntimeError("the launch failed")
 CALLS = ("copy", "moments_there", "column_energies_there", "mark", "synchronize")
-
-
-@pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
-    """A hang ends the process, which is a failure, and shows where every thread was. So do threads that a test leaves
-    behind, which would hold up the end of the process."""
-    before = set(threading.enumerate())
-    faulthandler.dump_traceback_later(60, exit=True)
-    yield
-    left = set(threading.enumerate()) - before
-    for thread in left:
-        thread.join(5)
-    faulthandler.cancel_dump_traceback_later()
-    if any(thread.is_alive() for thread in left):
-        faulthandler.dump_traceback_later(1, exit=True)
-        time.sleep(5)
 
 
 @dataclass

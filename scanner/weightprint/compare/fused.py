@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit  # type: ignore[import-untyped, unused-ignore]
 
 from weightprint.compare.blocks import INT64
 from weightprint.compare.packed import INT8
 from weightprint.compare.products import Chosen, numpy_product
+from weightprint_kernels.compiled import compiled
 
 _ANY_ORDER = {"reassoc", "contract", "nsz"}
 _SIDE = 4  # layers of either side in registers: 16 sums and 5 operands
@@ -34,7 +34,7 @@ def fused_product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, 
     return whole, best
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled()
 def _reduce(a: INT8, b: INT8, chosen_a: INT64, chosen_b: INT64, whole: INT64, best: INT64) -> None:
     layers_a, layers_b, units = a.shape[1], b.shape[1], a.shape[2]
     # Rows of zeros make either side a multiple of _SIDE; nobody looks at their products.
@@ -64,7 +64,7 @@ def _reduce(a: INT8, b: INT8, chosen_a: INT64, chosen_b: INT64, whole: INT64, be
             best[row, column] = np.int64(largest)
 
 
-@njit(nogil=True, cache=True, fastmath=_ANY_ORDER)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(fastmath=_ANY_ORDER)
 def _sixteen(a: Array, b: Array, inner: Array) -> None:
     """Products of four rows [4, units] with four; written out, so that every sum has a register."""
     s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0)

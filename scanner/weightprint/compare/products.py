@@ -10,6 +10,7 @@ TILE_BYTES for each side's floats and for the product.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -98,7 +99,7 @@ def product_for(device: str, pairs: int) -> Product:
 
         if device != "cuda" or torch.cuda.is_available():
             return torch_product(device.removeprefix("torch-"))
-    if pairs < FEWEST_TO_COMPILE:
+    if pairs < FEWEST_TO_COMPILE or importlib.util.find_spec("numba") is None:
         return numpy_product
     from weightprint.compare.fused import fused_product
 

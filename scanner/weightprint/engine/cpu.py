@@ -13,7 +13,6 @@ from functools import partial
 
 from weightprint.engine.collect import Collector, Reduction
 from weightprint.engine.files import OpenFiles, bytes_of
-from weightprint.engine.guard import installed_guard
 from weightprint.errors import CheckpointError
 from weightprint.plan import Plan, Slot
 from weightprint_kernels.backend import Backend
@@ -29,7 +28,6 @@ class CpuEngine:
     def __init__(self, backend: Backend, threads: int, description: str = "") -> None:
         self.backend = backend
         self.description = description
-        installed_guard()  # once, before threads would do so side by side
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="weightprint-reader")
 
     def __enter__(self) -> CpuEngine:

@@ -3,7 +3,7 @@
 A mapping costs no copy, and is the fastest way to what the page cache holds. A network file system gets ``preadv``: a
 page that does not come would hold a mapping for minutes. Either way the size is checked before, and after it is known
 whether every byte was there. What was not in the page cache before is dropped from it, so that a night's scan does not
-drive out what others work with; what was there stays.
+drive out what others work with; what was there stays, where the system tells.
 """
 
 from __future__ import annotations

@@ -58,22 +58,36 @@ class Guard:
         with self._lock:
             row = self._free.pop()
         try:
-            self._table[row] = (address, address + length, 0)
+            # The handler may look at any moment: a row without an end is no window.
+            self._table[row, 2] = 0
+            self._table[row, 0] = address
+            self._table[row, 1] = address + length
             yield lambda: bool(self._table[row, 2])
         finally:
-            self._table[row] = 0
+            self._table[row, 1] = 0
             with self._lock:
                 self._free.append(row)
 
 
-@functools.cache
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def installed_guard() -> Guard | None:
     """The process's guard, its handler in place; None where there can be none."""
+    with _ONE_AT_A_TIME:  # the cache alone would let two threads install two
+        return _install()
+
+
+@functools.cache
+def _install() -> Guard | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64") or sys.maxsize < 2**32:
         return None
     try:
         from llvmlite.binding import add_symbol
+        from numba import config
     except ImportError:
+        return None
+    if config.DISABLE_JIT:
         return None
     table, previous = np.zeros((WINDOWS, 3), np.int64), _Action()
     add_symbol(TABLE, table.ctypes.data)

