@@ -6,18 +6,18 @@ and nothing else, may be read-only, and takes no stale index along when it is co
 the same arrays are built in memory, for this run alone.
 
 The index is a set of segments (:mod:`weightprint.index_file`), each of them written once, under a temporary name, and
-renamed. An entry counts only while its file has the size, time and inode that it had when it was packed. Files without
-such an entry are packed into a new segment, which takes along the segments that are no larger; a segment of which less
-than half still counts goes, and so does one that is damaged or of another version. Two processes that do this at once
-write two segments that hold the same; the first by name is used.
+renamed. An entry counts only while its file has the size, time and inode that it had when it was packed. Files
+without such an entry are packed into a new segment, which takes along smaller ones that are less than half full; one
+of which less than half still counts goes, and so does one that is damaged or of another version. Two processes that
+do this at once write two segments that hold the same; the first by name is used.
 
 **Never trusted over the fingerprints.** Whatever the index finds is computed again from the fingerprint files, whose
 digests are checked, and that result counts (:mod:`weightprint.match`). So the figures of a finding are those of the
 files. How many pairs count as tested, and the background of the screen, come from the index: a wrong one could hide a
 relation, and could make Holm's correction too small. That is what the checksums are for, of header and figures when a
 segment is opened and of the codes when they are used. A file that was changed in place within its timestamp, size and
-inode would be missed as well, but not where something is found in it: then its digest is compared, and the segment
-goes.
+inode would be missed as well, but not where something is found in it: then its digest is compared, the segment goes,
+and all that it held is read from the files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import cast, overload
 import numpy as np
 
 from weightprint import index_file
-from weightprint.compare.packed import Packed, ShapeClass, classes_of, pack
+from weightprint.compare.packed import DamagedCodes, Packed, ShapeClass, classes_of, pack
 from weightprint.compare.prepared import prepare
 from weightprint.data import FLOAT32, Fingerprint, MatrixStats
 from weightprint.errors import Notice, StoreError
@@ -62,12 +62,15 @@ class Stored:
         return self.segment.entries[self.number]
 
     def whole(self) -> Fingerprint:
-        """The fingerprint as its file has it; raises StoreError."""
+        """The fingerprint as its file has it now; raises StoreError."""
+        return from_bytes(read_content(self.file), self.file)
+
+    def checked(self) -> Fingerprint:
+        """The fingerprint of its file; raises DamagedCodes if that is not the file that was packed, StoreError."""
         content = read_content(self.file)
-        fingerprint = from_bytes(content, self.file)
         if hashlib.sha256(content).hexdigest() != self.entry.digest and self.segment.path is not None:
-            discard(self.segment.path)
-        return fingerprint
+            raise DamagedCodes(str(self.segment.path))
+        return from_bytes(content, self.file)
 
 
 class StoredMatrices(Sequence[MatrixStats]):
@@ -127,6 +130,12 @@ def whole(fingerprint: Fingerprint) -> Fingerprint:
     return fingerprint if stored is None else replace(stored.whole(), name=fingerprint.name)
 
 
+def checked(fingerprint: Fingerprint) -> Fingerprint:
+    """The same for one whose codes were used; raises DamagedCodes if they are of another file, StoreError."""
+    stored = stored_of(fingerprint)
+    return fingerprint if stored is None else replace(stored.checked(), name=fingerprint.name)
+
+
 def matrix_figures(fingerprint: Fingerprint) -> MatrixFigures:
     """How many matrices, how many elements that are not finite, and which dtypes; opens no file."""
     stored = stored_of(fingerprint)
@@ -171,7 +180,7 @@ def fingerprints_below(root: Path, files: Sequence[Path]) -> tuple[list[Fingerpr
             kept.append((path, live))
     missing = [name for name in names if name not in known]
     for path, live in sorted(kept, key=lambda one: len(one[1])) if missing else ():
-        if len(live) <= len(missing):
+        if len(live) <= len(missing) and 2 * len(live) < SEGMENT_FILES:
             missing += live
             discard(path)
     notices: list[Notice] = []

@@ -1,9 +1,10 @@
-"""A segment of the index: packed codes of some fingerprint files, in one file that is mapped and never changed.
+"""A segment of the index: packed codes of some fingerprint files, in one file that is never changed.
 
 Layout: 64 bytes (magic, lengths of header and figures, digest), the header (JSON: which files, which shapes), the
 figures (standard deviations, digests, sums of codes), and the codes, int8, array by array on multiples of 64 bytes.
 Where each array lies follows from the shapes, so no offset can lie. Validated in this order: size, magic, lengths,
-digest of lengths, header and figures, schema, size of the whole. Only then is anything mapped.
+digest of lengths, header and figures, schema, size of the whole, members. Codes are read when they are multiplied, not
+mapped: a file that is cut off meanwhile is a damaged one, and not the end of the process.
 
 The digest covers all but the codes, which may be many gigabytes. For these the figures hold the sum of every
 fingerprint's 64-bit words modulo 2^64, checked on the bytes that are about to be multiplied: any flipped bit changes
@@ -14,18 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import math
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from weightprint import __version__
-from weightprint.compare.packed import Shape, ShapeClass, word_sums
+from weightprint.compare.packed import INT8, DamagedCodes, Shape, ShapeClass, word_sums
 from weightprint.compare.prepared import GroupShape
 from weightprint.compare.units import LeftOut
 from weightprint.data import Bytes, Coverage, Fingerprint, SourceFile
@@ -81,27 +83,51 @@ def write(path: Path, segment: Segment) -> None:
         file.write(figures)
         for codes in (codes for own in segment.classes for codes in own.codes):
             file.write(bytes(-file.tell() % _ALIGNED))
-            file.write(np.ascontiguousarray(codes).data)
+            file.write(np.ascontiguousarray(codes[:]).data)
+
+
+@dataclass(frozen=True)
+class StoredCodes:
+    """Codes int8 [members, layers, units] from byte ``offset`` of ``path``, read where they are sliced."""
+
+    shape: tuple[int, int, int]
+    path: Path
+    offset: int
+
+    def __getitem__(self, rows: slice) -> INT8:
+        """Rows of neighbours; raises DamagedCodes if they are not there any more."""
+        first, stop, _ = rows.indices(self.shape[0])
+        size = self.shape[1] * self.shape[2]
+        content = bytearray((stop - first) * size)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset + first * size)
+                count = file.readinto(content)
+        except OSError:
+            count = -1
+        if count != len(content):
+            raise DamagedCodes(str(self.path))
+        return np.frombuffer(content, np.int8).reshape(stop - first, *self.shape[1:])
 
 
 def read(path: Path) -> Segment:
-    """Open a segment, its codes mapped; raises DamagedSegment, or OSError."""
+    """Read all of a segment but its codes; raises DamagedSegment, or OSError."""
     try:
         with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return _parse(content, path)
-    except (ValueError, KeyError, TypeError, struct.error, IndexError):
+            return _parse(file, path)
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001  a damaged file, or a hostile one, can fail anywhere
         raise DamagedSegment(str(path)) from None
 
 
-def _parse(content: mmap.mmap, path: Path) -> Segment:
-    magic, header_length, figures_length, digest = _PREFIX.unpack_from(content)
-    start = _PREFIX.size + header_length
-    end = start + figures_length
-    if magic != _MAGIC or end > len(content):
+def _parse(file: BinaryIO, path: Path) -> Segment:
+    whole = os.fstat(file.fileno()).st_size
+    magic, header_length, figures_length, digest = _PREFIX.unpack(file.read(_PREFIX.size))
+    end = _PREFIX.size + header_length + figures_length
+    if magic != _MAGIC or end > whole:
         raise ValueError("not a segment, or cut off")
-    header = content[_PREFIX.size : start]
-    figures = content[start:end]
+    header, figures = file.read(header_length), file.read(figures_length)
     if digest != _digest((header_length, figures_length), header, figures):
         raise ValueError("damaged")
     document = json.loads(header)
@@ -113,6 +139,8 @@ def _parse(content: mmap.mmap, path: Path) -> Segment:
     for own in document["classes"]:
         shape, members = _shape(own["shape"]), np.array(own["members"], np.int64)
         count = len(members)
+        if len(set(own["members"])) != count or (count and not 0 <= members.min() <= members.max() < len(entries)):
+            raise ValueError("members that are not there")
         points, at = _array(figures, at, (count, shape.points), np.float64)
         deviations, at = _array(figures, at, (count,), np.uint64)
         codes, sums = [], []
@@ -121,17 +149,15 @@ def _parse(content: mmap.mmap, path: Path) -> Segment:
             sums.append(own_sums)
             codes_at += -codes_at % _ALIGNED
             size = (count, len(group.layers), group.units if block else 0)
-            array, codes_at = _array(content, codes_at, size, np.int8)
-            codes.append(array)
-        classes.append(ShapeClass(shape, members, tuple(codes), points, deviations, tuple(sums), str(path), content))
-    if at != len(figures) or codes_at != len(content):
+            codes.append(StoredCodes(size, path, codes_at))
+            codes_at += math.prod(size)
+        classes.append(ShapeClass(shape, members, tuple(codes), points, deviations, tuple(sums), str(path)))
+    if at != len(figures) or codes_at != whole:
         raise ValueError("cut off, or something left over")
     return Segment(entries, tuple(classes), path)
 
 
-def _array(
-    content: bytes | mmap.mmap, at: int, shape: tuple[int, ...], kind: type[Any]
-) -> tuple[npt.NDArray[Any], int]:
+def _array(content: bytes, at: int, shape: tuple[int, ...], kind: type[Any]) -> tuple[npt.NDArray[Any], int]:
     count = int(np.prod(shape))
     end = at + count * np.dtype(kind).itemsize
     if end > len(content):
@@ -151,7 +177,7 @@ def _figure_bytes(segment: Segment) -> Iterator[bytes]:
         yield own.points.tobytes()
         yield own.deviations.tobytes()
         for codes in own.codes:
-            yield word_sums(codes).tobytes()
+            yield word_sums(codes[:]).tobytes()
 
 
 def _header(segment: Segment) -> dict[str, Any]:

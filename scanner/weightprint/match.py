@@ -1,7 +1,8 @@
 """Fingerprints in memory and in the index against each other: in bulk, and every finding from the files themselves.
 
 What the index lets pass is decided by its figures. Whatever would be a finding, by p or by score, is compared again
-from the fingerprint files. A segment whose codes do not add up is removed, and its fingerprints are read one by one.
+from the fingerprint files. A segment whose codes do not add up, or are of another file than is there now, is removed,
+and its fingerprints are read one by one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from weightprint.compare.prepared import Prepared
 from weightprint.compare.products import product_for
 from weightprint.compare.verdict import Judged
 from weightprint.data import Fingerprint
-from weightprint.index import Stored, discard, ready_classes, stored_of, whole
+from weightprint.index import Stored, checked, discard, ready_classes, stored_of, whole
 
 _SIMILAR = WORDS.index("similar-profile")
 
@@ -55,7 +56,8 @@ def _match(
 
     @lru_cache(maxsize=KEPT)
     def load(number: int) -> Prepared:
-        return prepare(whole(fingerprints[number]))
+        own = fingerprints[number]
+        return prepare(whole(own) if sources[number] is None else checked(own))
 
     limit = max(MAP_LOG10_ALPHA, math.log10(alpha))
     found = compare_collection(collection, pairs, load, compare_pair, product_for(device, len(pairs)), limit)

@@ -24,6 +24,7 @@ from weightprint.errors import DeviceError, Notice, StoreError, UsageError, Weig
 from weightprint.fingerprint import Structure, fingerprint_from, read_structure, without_weights
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
+from weightprint.index import stored_of
 from weightprint.match import match
 
 if TYPE_CHECKING:
@@ -143,13 +144,13 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     named = _unique_names(_each_once(scanned_now, others))
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
-    comparisons = _compare(mine, theirs, options)
+    comparisons, theirs, unread = _compare_readable(mine, theirs, options)
     return Report(
         outcomes=mine,
         references=theirs,
         comparisons=comparisons,
         families=tuple(families(comparisons)),
-        notices=(*scanned.notices, *references.notices, *(o.unsaved for o in outcomes if o.unsaved)),
+        notices=(*scanned.notices, *references.notices, *unread, *(o.unsaved for o in outcomes if o.unsaved)),
         seconds=time.monotonic() - started,
         alpha=options.alpha,
         backend=backend,
@@ -172,7 +173,6 @@ class _Begun:
     """A checkpoint whose weights are on their way, or of which everything is known already."""
 
     checkpoint: Checkpoint
-    structure: Structure | None
     result: Callable[[], Fingerprint]
     ready: Callable[[], bool]
     fresh: bool
@@ -246,21 +246,21 @@ def _known_or_begun(
     """What ``known`` has of the checkpoint, else the reading of its weights begun."""
     started = time.monotonic()
 
-    def at_hand(fingerprint: Fingerprint, structure: Structure | None, fresh: bool = False) -> _Begun:
-        return _Begun(checkpoint, structure, lambda: fingerprint, lambda: True, fresh, started)
+    def at_hand(fingerprint: Fingerprint, fresh: bool = False) -> _Begun:
+        return _Begun(checkpoint, lambda: fingerprint, lambda: True, fresh, started)
 
     structure: Structure | None = None
     try:
         structure = read_structure(checkpoint)
         fingerprint = known(structure)
         if fingerprint is not None:
-            return at_hand(fingerprint, structure, fresh=True)
+            return at_hand(fingerprint, fresh=True)
         if not len(structure.plan):
-            return at_hand(without_weights(checkpoint, structure, ()), structure)
+            return at_hand(without_weights(checkpoint, structure, ()))
         pending = engine.get().submit(structure.plan)
     except Exception as error:  # noqa: BLE001  a bug in one checkpoint must not cost the night
-        return at_hand(_failed(checkpoint, structure, error), structure)
-    return _Begun(checkpoint, structure, partial(_taken, checkpoint, structure, pending), pending.done, False, started)
+        return at_hand(_failed(checkpoint, structure, error))
+    return _Begun(checkpoint, partial(_taken, checkpoint, structure, pending), pending.done, False, started)
 
 
 def _taken(checkpoint: Checkpoint, structure: Structure, pending: Pending) -> Fingerprint:
@@ -330,6 +330,29 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
         taken.add(name)
         named.append(replace(outcome, fingerprint=replace(outcome.fingerprint, name=name)))
     return tuple(named)
+
+
+def _compare_readable(
+    mine: tuple[Outcome, ...], theirs: tuple[Outcome, ...], options: ScanOptions
+) -> tuple[Sequence[Comparison], tuple[Outcome, ...], tuple[Notice, ...]]:
+    """All comparisons, and the references that they were made with: one of the index whose file turns out to be damaged
+    or gone, where something is found in it, costs a notice and is not compared, as if it had been read at first."""
+    notices: list[Notice] = []
+    while True:
+        try:
+            return _compare(mine, theirs, options), theirs, tuple(notices)
+        except StoreError as error:
+            left = tuple(own for own in theirs if _indexed_file(own) != error.path)
+            if len(left) == len(theirs):
+                raise
+            notices.append(error.notice())
+            theirs = left
+
+
+def _indexed_file(outcome: Outcome) -> str | None:
+    """The file of a fingerprint of the index."""
+    stored = stored_of(outcome.fingerprint)
+    return None if stored is None else str(stored.file)
 
 
 def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions) -> Sequence[Comparison]:

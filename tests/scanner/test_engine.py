@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from engine_cases import (
     LAYOUTS,
+    Files,
     Laid,
     Reads,
     assert_reduced,
@@ -36,6 +37,7 @@ from weightprint.errors import CheckpointError
 from weightprint.fingerprint import read_structure
 from weightprint.plan import Plan, plan_reads
 from weightprint_kernels.layout import FLOAT32, ITEMSIZE, N_FINITE, TILE_COLUMNS, UINT8, Chunks, Tiles
+from weightprint_kernels.numba_backend import NumbaBackend
 from weightprint_kernels.reference import ReferenceBackend
 
 
@@ -262,3 +264,15 @@ def test_only_regular_files_are_opened_for_reading(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_regular(tmp_path / "pipe")
     assert (caught.value.code, caught.value.path) == ("E_NOT_REGULAR", str(tmp_path / "pipe"))
+
+
+def test_the_bits_do_not_depend_on_how_much_is_read_at_once(tmp_path: Path) -> None:
+    """Threads share what is mapped, so a slot is larger on a smaller machine; a fingerprint must not tell."""
+    files = Files(tmp_path, "bf16")
+    laid = []
+    for role, shape in (("v", (5000, 2000)), ("o", (2000, 5000))):
+        spec, values = files.add(files.random(*shape))
+        laid.append(matrix(role, values, [(spec, ((0, shape[0]),))]))
+    files.write()
+    found = [reduce_plan(plan_of(laid, size * 2**20), NumbaBackend()) for size in (16, 32, 64)]
+    assert len({tuple(bits(one, number) for number in range(2)) for one in found}) == 1

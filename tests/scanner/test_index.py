@@ -12,6 +12,7 @@ from compare.build import Shape, fingerprint, model, tuned, weights, without
 from fingerprints import same, small_fingerprint
 
 from weightprint import index, index_file
+from weightprint import scan as scans
 from weightprint import store as stores
 from weightprint.compare import compare_all, judge
 from weightprint.compare.comparisons import Comparisons
@@ -24,7 +25,7 @@ from weightprint.index import cache_of, fingerprints_below, matrix_figures, stor
 from weightprint.index_file import DamagedSegment
 from weightprint.match import match
 from weightprint.report.documents import outcome_document
-from weightprint.scan import Outcome
+from weightprint.scan import Outcome, ScanOptions, scan
 
 SHAPE = Shape(4, 48, 16)
 BASE = weights(1, SHAPE)
@@ -255,7 +256,7 @@ def test_every_flipped_bit_is_found(store: Path) -> None:
     load(store)
     (path,) = segments(store)
     content = path.read_bytes()
-    intact = [[np.array(codes) for codes in own.codes] for own in index_file.read(path).classes]
+    intact = [[codes[:] for codes in own.codes] for own in index_file.read(path).classes]
     for place in flips(content):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         try:
@@ -265,7 +266,7 @@ def test_every_flipped_bit_is_found(store: Path) -> None:
         for own, arrays in zip(segment.classes, intact, strict=True):
             for group, array in enumerate(arrays):
                 rows = np.arange(len(array))
-                if np.array_equal(own.codes[group], array):
+                if np.array_equal(own.codes[group][:], array):
                     own.taken(group, rows)  # the bit lies between two arrays
                 else:
                     with pytest.raises(DamagedCodes):
@@ -281,7 +282,8 @@ def test_codes_that_were_damaged_are_not_used(store: Path) -> None:
     # The relative's codes are made to look unrelated, where they begin.
     number = next(n for n, entry in enumerate(segment.entries) if entry.light.name == "base")
     own = next(own for own in segment.classes if number in own.members)
-    start = bytes(content).index(own.codes[0][int(np.flatnonzero(own.members == number)[0])].tobytes())
+    row = int(np.flatnonzero(own.members == number)[0])
+    start = bytes(content).index(own.codes[0][row : row + 1].tobytes())
     codes[start : start + 192] = -codes[start : start + 192]
     path.write_bytes(content)
     assert against_all(load(store)) == expected(store)
@@ -296,6 +298,67 @@ def test_a_truncated_segment_is_built_again(length: int, store: Path, built: lis
     assert against_all(load(store)) == expected(store)
     assert len(built) == 2
     assert path not in segments(store)
+
+
+def test_a_segment_cut_off_after_it_was_opened_is_not_used(store: Path) -> None:
+    found = load(store)
+    (path,) = segments(store)
+    os.truncate(path, 100)
+    assert against_all(found) == expected(store)
+    assert segments(store) == []
+
+
+@pytest.mark.parametrize("members", [[0, 0], [-1], [999], ["x"]], ids=str)
+def test_members_that_are_not_there_are_damage(
+    members: list[object], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the digest says: whoever wrote the segment may have been mistaken."""
+    load(store)
+    (path,) = segments(store)
+    segment, header = index_file.read(path), index_file._header
+
+    def wrong(of: index_file.Segment) -> dict[str, object]:
+        document = header(of)
+        document["classes"][0]["members"][: len(members)] = members
+        return document
+
+    monkeypatch.setattr(index_file, "_header", wrong)
+    other = path.with_stem("other")
+    index_file.write(other, segment)
+    with pytest.raises(DamagedSegment):
+        index_file.read(other)
+
+
+@pytest.mark.parametrize("what", ["damaged", "gone"])
+def test_a_reference_that_is_lost_after_it_was_packed_costs_a_notice(
+    what: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where something is found in it, its file is opened: the others are compared all the same."""
+    stores.save(tmp_path / "suspects", SUSPECT)
+    options = ScanOptions(paths=(tmp_path / "suspects",), store=tmp_path / "own", references=(store,))
+    whole_scan = scan(options)
+    file = file_of(store, "base")
+    original = scans._compare
+
+    def meanwhile(*arguments: object) -> object:
+        if file.exists() and what == "gone":
+            file.unlink()
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scans, "_compare", meanwhile)
+    if what == "damaged":
+        before, content = file.stat(), bytearray(file.read_bytes())
+        content[-1] ^= 1
+        with file.open("r+b") as opened:
+            opened.write(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    report = scan(options)
+    assert [notice.path for notice in report.notices] == [str(file)]
+    assert [notice.code for notice in report.notices] == [
+        "E_FINGERPRINT_CORRUPT" if what == "damaged" else "E_NOT_REGULAR"
+    ]
+    assert {pair.b for pair in whole_scan.comparisons} - {pair.b for pair in report.comparisons} == {"base"}
+    assert {own.fingerprint.name for own in report.references} == {pair.b for pair in report.comparisons}
 
 
 @pytest.mark.parametrize("what", ["SCHEMA", "__version__"])
@@ -319,7 +382,7 @@ def test_a_finding_is_that_of_the_file(store: Path) -> None:
     rows = {name: int(np.flatnonzero(own.members == at[name])[0]) for name in ("base", "m5")}
     swapped = []
     for codes in own.codes:
-        changed = np.array(codes)
+        changed = np.array(codes[:])
         changed[rows["m5"]] = changed[rows["base"]]
         swapped.append(changed)
     object.__setattr__(own, "codes", tuple(swapped))

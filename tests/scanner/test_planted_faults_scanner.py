@@ -144,7 +144,7 @@ FAULTS = [
     Fault(ATOMIC, "name-too-long", "path.name[:40]", "path.name[:100]", test_atomic.test_any_name_that_the_file_system_takes, {"name": "𝛑" * 60}),
     Fault(INDEX, "state-not-looked-at", "states.get(entry.file) == entry.state and", "entry.file in states and", test_index.test_a_changed_file_is_packed_again),
     Fault(INDEX, "half-dead-kept", "2 * len(live) < len(segment.entries)", "not live", test_index.test_a_segment_of_which_little_counts_goes),
-    Fault(INDEX, "segments-pile-up", "if len(live) <= len(missing):", "if not live:", test_index.test_small_segments_are_joined),
+    Fault(INDEX, "segments-pile-up", "if len(live) <= len(missing) and", "if not live and", test_index.test_small_segments_are_joined),
     Fault(INDEX, "damage-unsaid", "notices += own", "pass", test_index.test_a_damaged_fingerprint_is_a_notice_each_time),
     Fault(INDEX, "half-written-left", "        discard(temporary)\n", "        pass\n", test_index.test_nothing_is_left_of_a_segment_that_could_not_be_written),
     Fault(INDEX, "digest-not-compared", "hashlib.sha256(content).hexdigest() != self.entry.digest", "False", test_index.test_a_file_changed_in_place_costs_the_segment_where_it_is_found),

@@ -10,7 +10,6 @@ No test is left out and no pair is filtered beforehand: all layers of a meet all
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from weightprint.compare.prepared import Prepared
 from weightprint.compare.products import Product, is_wide, recode, tile_of
 from weightprint.compare.screen import centred, constant, cosine, stretch
 from weightprint.data import Comparison
+from weightprint.engine.settings import processors
 
 _MARGIN = 1e-6  # of log10 p: rounding may differ where the limit is written another way round
 _CURVE_PAIRS = 2**14
@@ -69,8 +69,6 @@ def compare_collection(
             batch = _batch(plan, a, b, own, product, limit)
             batches.append(batch)
             remaining[batch.pairs] = False
-            a.release()
-            b.release()
     singled = {
         number: single(load(int(pairs[number, 0])), load(int(pairs[number, 1])))
         for number in np.flatnonzero(remaining).tolist()
@@ -133,7 +131,7 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
 
     tiles = list(_tiles(pairs, *tile_of(*layers, units)))
     if len(tiles) > 1:
-        with ThreadPoolExecutor(min(workers(), len(tiles))) as threads:
+        with ThreadPoolExecutor(min(processors(), len(tiles))) as threads:
             # A list, so that what a thread raises is raised here.
             list(threads.map(work, tiles))
     else:
@@ -173,8 +171,3 @@ def _correlations(curves: Sequence[CurvePlan], a: ShapeClass, b: ShapeClass, pai
 def _points(side: ShapeClass, points: tuple[int, ...]) -> FLOAT64:
     # take gives rows that lie together in memory, which sums depend on.
     return np.take(side.points, points, axis=1)
-
-
-def workers() -> int:
-    """Threads: as many as there are processors for this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

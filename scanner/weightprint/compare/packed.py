@@ -12,9 +12,9 @@ because ranks inside a part follow from ranks inside the whole.
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -78,38 +78,41 @@ class Packed:
     deviations: int
 
 
+class Codes(Protocol):
+    """Codes int8 [members, layers, units], in memory or where they are read from."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> INT8: ...
+
+
 @dataclass(frozen=True)
 class ShapeClass:
     """Fingerprints of one shape: their numbers int64 [members], ``codes`` int8 [members, layers, units] of each group
-    (memory or a mapped file), ``points`` float64 [members, points], ``deviations`` uint64 [members].
+    (in memory or in a file), ``points`` float64 [members, points], ``deviations`` uint64 [members].
 
     A number of -1 is that of a member that takes no part. ``sums`` uint64 [members] of each group are what the codes of
-    a file must add up to (:func:`word_sums`), ``source`` is the file and ``mapped`` its map; codes in memory have none.
+    a file must add up to (:func:`word_sums`), ``source`` is the file; codes in memory have none.
     """
 
     shape: Shape
     members: INT64
-    codes: tuple[INT8, ...]
+    codes: tuple[Codes, ...]
     points: FLOAT64
     deviations: UINT64
     sums: tuple[UINT64, ...] = ()
     source: str = ""
-    mapped: mmap.mmap | None = None
 
     def taken(self, group: int, rows: INT64) -> INT8:
-        """Codes of a group of sorted ``rows``, no copy where they are neighbours; raises DamagedCodes."""
+        """Codes of a group of sorted ``rows``, which lie in one tile; raises DamagedCodes."""
         first, last = int(rows[0]), int(rows[-1])
-        some = slice(first, last + 1) if last - first + 1 == len(rows) else rows
-        codes = self.codes[group][some]
-        if self.sums and not np.array_equal(word_sums(codes), self.sums[group][some]):
+        codes = self.codes[group][first : last + 1]
+        if len(codes) > len(rows):
+            codes = codes[rows - first]
+        if self.sums and not np.array_equal(word_sums(codes), self.sums[group][rows]):
             raise DamagedCodes(self.source)
         return codes
-
-    def release(self) -> None:
-        """Let go of the pages of a mapped file, so that memory does not grow with the number of references; they are
-        mapped again when they are needed."""
-        if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class DamagedCodes(Exception):
