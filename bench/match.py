@@ -42,6 +42,7 @@ from weightprint.compare.packed import Collection, Label, Shape, ShapeClass, joi
 from weightprint.compare.prepared import GroupShape
 from weightprint.compare.products import product_for
 from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
+from weightprint.engine.settings import processors
 from weightprint.fingerprint_file import SUFFIX, to_bytes
 from weightprint.index import SEGMENT_FILES, cache_of, fingerprints_below, light
 from weightprint.index_file import Entry, Segment
@@ -418,7 +419,7 @@ def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
     return {
         "processor": processor(),
-        "processors": bulk.workers(),
+        "processors": processors(),
         "load_average": os.getloadavg(),
         "python": platform.python_version(),
         "numpy": np.__version__,

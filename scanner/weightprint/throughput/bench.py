@@ -19,7 +19,7 @@ from weightprint.gather import nothing_found
 from weightprint.plan import Plan
 from weightprint.throughput.kernels import KernelRate, measure_cpu, measure_device
 from weightprint.throughput.machine import interleaved, machine, rate
-from weightprint.throughput.reading import read_everything, reduce_everything, resident_share
+from weightprint.throughput.reading import evict, read_everything, reduce_everything, resident_share
 from weightprint.throughput.synthetic import Shape, write_llama
 from weightprint_kernels.backend import DeviceBackend
 from weightprint_kernels.select import select_backend
@@ -97,6 +97,8 @@ def measure_reading(folder: Path, plans: Sequence[Plan], device: str) -> Reading
         first = interleaved(actions, 1)["engine"]
         threads = read_settings().threads
         seconds = interleaved({**actions, "limit": lambda: read_everything(plans, threads)}, 3)
+        if resident < 1:
+            evict(plans)  # or the next run would take the page cache for the storage
         return Reading(
             path=str(folder),
             checkpoints=len(plans),

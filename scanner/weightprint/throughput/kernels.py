@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from weightprint.throughput.machine import interleaved, rate
-from weightprint.throughput.reading import codes
+from weightprint.throughput.reading import codes, read_words
 from weightprint_kernels.backend import Backend, DeviceBackend
 from weightprint_kernels.compute import reduce
 from weightprint_kernels.layout import (
@@ -53,10 +53,8 @@ class KernelRate:
 
 def measure_cpu(backend: Backend, dtype: str, size: int, threads: int, rounds: int = 5) -> list[KernelRate]:
     """Every kind of work on ``size`` bytes a thread."""
-    from weightprint_kernels.numba_kernels import read_words
-
     buffers = [codes(size, dtype, seed) for seed in range(threads)]
-    actions: dict[str, Callable[[UINT8], object]] = {"limit": lambda data: read_words(_frozen(data))}
+    actions: dict[str, Callable[[UINT8], object]] = {"limit": lambda data: read_words()(_frozen(data))}
     for work, axis in WORK.items():
         actions[work] = partial(_reduce, backend, dtype, axis)
     with ThreadPoolExecutor(threads) as pool:

@@ -6,9 +6,11 @@ engine has to do too.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,17 +26,25 @@ from weightprint_kernels.layout import UINT8
 
 def read_everything(plans: Sequence[Plan], threads: int) -> None:
     """Look at every 8 bytes that the plans read, through a fresh mapping of each file."""
-    from weightprint_kernels.numba_kernels import read_words
-
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
         maps = {path: _map(path, stack) for plan in plans for path in plan.paths}
         spans = [(slot.path, slot.offset, slot.length) for plan in plans for slot in plan.slots]
 
         def look(span: tuple[Path, int, int]) -> None:
             path, offset, length = span
-            read_words(np.frombuffer(maps[path], np.uint8)[offset : offset + length // 8 * 8])
+            read_words()(np.frombuffer(maps[path], np.uint8)[offset : offset + length // 8 * 8])
 
         list(pool.map(look, spans))
+
+
+@functools.cache
+def read_words() -> Callable[[UINT8], object]:
+    """Looks at every 8 bytes and does nothing with them; numpy where there is no numba."""
+    if importlib.util.find_spec("numba") is None:
+        return lambda data: np.bitwise_xor.reduce(data.view(np.uint64))
+    from weightprint_kernels import numba_kernels
+
+    return numba_kernels.read_words
 
 
 def _map(path: Path, stack: ExitStack) -> mmap.mmap:
