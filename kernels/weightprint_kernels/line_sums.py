@@ -4,7 +4,7 @@
 
 Written in LLVM's vector instructions, because two things decide its speed and a loop in Python source gives neither.
 Codes are compared as packed integers of their own width (largest and smallest magnitude cost three instructions for a
-whole line), and each step asks for the line 4 KiB ahead: hardware prefetchers stop at the border of a page, and
+whole line), and each step asks for a line some KiB ahead: hardware prefetchers stop at the border of a page, and
 arithmetic this dense leaves the processor no room to run ahead by itself. Vectors are 16 lanes wide; LLVM cuts them
 to what the processor has.
 
@@ -15,6 +15,7 @@ after a shift of their bits. Codes that are not finite give sums that mean nothi
 from __future__ import annotations
 
 import functools
+import itertools
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,9 @@ from weightprint_kernels.layout import INT64, ITEMSIZE
 
 LINE_BYTES = 64
 LANES = 16
-PREFETCH_BYTES = 4096
 
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-FLOATS = ir.VectorType(F32, LANES)
+FLOATS, DOUBLES = ir.VectorType(F32, LANES), ir.VectorType(ir.DoubleType(), LANES)
 CONTRACT = ("contract",)
 
 
@@ -132,34 +132,38 @@ def line_order(dtype: str) -> INT64:
 
 
 @intrinsic
-def line_sums(_context, data, start, lines, shift, energies, first, tag):
-    """S1, S2, S3, S4 (float32), largest and smallest magnitude code (int64) of whole lines.
+def line_sums(  # noqa: PLR0913, PLR0917  an intrinsic takes plain arguments
+    _context, data, start, lines, block, ahead, shift, energies, first, tag
+):
+    """S1, S2, S3, S4 (float64), largest and smallest magnitude code (int64) of whole lines.
 
-    ``lines`` >= 1 lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment; or as many from each of two
-    bytes, where ``start`` is a pair. Sums are about zero, or about ``shift``, float32, where it is not None. Where
-    ``energies``, float32, is not None, each element's square is added to ``energies[first + i]``, in the order of
-    :func:`line_order`; it goes with sums about zero. ``tag`` is one of :func:`tag`.
+    ``lines`` lines from byte ``start`` of ``data``, uint8 [bytes], at any alignment; or as many from each of two
+    bytes, where ``start`` is a pair. Each lane is added up in float32 over ``block`` lines, in float64 over the blocks.
+    The line ``ahead`` bytes ahead is asked for.
+    Sums are about zero, or about ``shift``, float32, where it is not None. Where ``energies``, float32, is not None,
+    each element's square is added to ``energies[first + i]``, in the order of :func:`line_order`; it goes with sums
+    about zero. ``tag`` is one of :func:`tag`. Without lines the smallest code is the largest that its bits can hold.
     """
     dtype = _BY_TAG[str(tag)]
-    result = types.Tuple((types.float32,) * 4 + (types.int64,) * 2)
+    result = types.Tuple((types.float64,) * 4 + (types.int64,) * 2)
     several = isinstance(start, types.UniTuple)
     places = types.UniTuple(types.intp, len(start)) if several else types.intp
     moved = types.none if isinstance(shift, types.NoneType) else types.float32
-    signature = result(data, places, types.intp, moved, energies, types.intp, tag)
+    signature = result(data, places, types.intp, types.intp, types.intp, moved, energies, types.intp, tag)
 
     def generate(context, builder, signature, arguments):
-        start, lines, first = arguments[1], arguments[2], arguments[5]
+        _data, start, lines, block, ahead, shift, _energies, first, _tag = arguments
         base = _bytes_of(context, builder, signature.args[0], arguments[0])
         starts = cgutils.unpack_tuple(builder, start) if several else [start]
         sources = [builder.gep(base, [start]) for start in starts]
         target = None
         if not isinstance(energies, types.NoneType):
-            whole = _bytes_of(context, builder, signature.args[4], arguments[4])
+            whole = _bytes_of(context, builder, signature.args[6], arguments[6])
             target = builder.gep(whole, [builder.mul(first, ir.Constant(I64, 4))])
-        length = builder.mul(lines, ir.Constant(I64, LINE_BYTES))
-        about = None if moved is types.none else _everywhere(builder, arguments[3])
-        sums, largest, smallest = _loop(builder, sources, length, (about, target), dtype)
-        figures = [_across(builder, lanes, builder.fadd) for lanes in sums]
+        about = None if moved is types.none else _everywhere(builder, shift)
+        length, step = (builder.mul(count, ir.Constant(I64, LINE_BYTES)) for count in (lines, block))
+        totals, largest, smallest = _loops(builder, sources, (length, step, ahead), (about, target), dtype)
+        figures = [_across(builder, total, builder.fadd) for total in totals]
         figures += [
             builder.zext(_across(builder, largest, _larger(builder)), I64),
             builder.zext(_across(builder, smallest, _smaller(builder)), I64),
@@ -180,47 +184,56 @@ def _everywhere(builder, number):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
 
 
-def _loop(builder, sources, length, wanted, dtype):
-    """The loop over lines: ([S1, S2, S3, S4] as vectors, largest codes, smallest codes)."""
-    about, target = wanted
-    format, bits = FORMATS[dtype], 8 * ITEMSIZE[dtype]
+def _loops(builder, sources, lengths, wanted, dtype):
+    """Lines in blocks: ([S1, S2, S3, S4] as vectors of float64, largest codes, smallest codes)."""
+    length, step, ahead = lengths
+    bits = 8 * ITEMSIZE[dtype]
     lanes = 8 * LINE_BYTES // bits
-    codes_type = ir.VectorType(ir.IntType(bits), lanes)
+    nothing, nothing_wide = (ir.Constant(vector, [0.0] * LANES) for vector in (FLOATS, DOUBLES))
     # Two accumulators of each sum, so that additions need not wait for each other.
-    chains = min(2, len(format.order))
-    entry, body, done = builder.block, builder.append_basic_block("line"), builder.append_basic_block("summed")
-    builder.branch(body)
-    builder.position_at_end(body)
-    position = builder.phi(I64)
-    carried = [builder.phi(FLOATS) for _ in range(4 * chains)]
-    largest, smallest = builder.phi(codes_type), builder.phi(codes_type)
-    position.add_incoming(ir.Constant(I64, 0), entry)
-    for sum in carried:
-        sum.add_incoming(ir.Constant(FLOATS, [0.0] * LANES), entry)
-    largest.add_incoming(_splat(bits, 0, lanes), entry)
-    smallest.add_incoming(_splat(bits, -1, lanes), entry)
+    chains = min(2, len(FORMATS[dtype].order))
+    sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(chains)] for _power in range(4)]
+    totals = [cgutils.alloca_once_value(builder, nothing_wide) for _power in range(4)]
+    largest = cgutils.alloca_once_value(builder, _splat(bits, 0, lanes))
+    smallest = cgutils.alloca_once_value(builder, _splat(bits, -1, lanes))
+    with cgutils.for_range_slice(builder, ir.Constant(I64, 0), length, step, I64) as (begin, _):
+        end = builder.add(begin, step)
+        end = builder.select(builder.icmp_signed("<", end, length), end, length)
+        for sum in itertools.chain(*sums):
+            builder.store(nothing, sum)
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(I64, LINE_BYTES), I64) as (position, _):
+            addresses = [builder.gep(source, [position]) for source in sources]
+            for address in addresses:
+                _prefetch(builder, builder.gep(address, [ahead]))
+            _line(builder, addresses, position, wanted, dtype, (sums, largest, smallest))
+        for total, own in zip(totals, sums, strict=True):
+            together = functools.reduce(builder.fadd, [builder.load(sum) for sum in own])
+            builder.store(builder.fadd(builder.load(total), builder.fpext(together, DOUBLES)), total)
+    return [builder.load(total) for total in totals], builder.load(largest), builder.load(smallest)
 
-    sums, largest_now, smallest_now = list(carried), largest, smallest
+
+def _line(builder, addresses, position, wanted, dtype, accumulators):
+    """Take in one line of each of ``addresses``; their squares go to the same place of the target."""
+    format, bits = FORMATS[dtype], 8 * ITEMSIZE[dtype]
+    about, target = wanted
+    sums, largest, smallest = accumulators
+    codes = ir.VectorType(ir.IntType(bits), 8 * LINE_BYTES // bits)
     squares: list[list[Any]] = [[] for _ in format.order]
-    for source in sources:
-        address = builder.gep(source, [position])
-        _prefetch(builder, builder.gep(address, [ir.Constant(I64, PREFETCH_BYTES)]))
-        line = builder.load(builder.bitcast(address, codes_type.as_pointer()), align=1)
-        magnitudes = builder.and_(line, _splat(bits, (1 << (bits - 1)) - 1, lanes))
-        largest_now = _larger(builder)(largest_now, magnitudes)
-        smallest_now = _smaller(builder)(smallest_now, magnitudes)
+    for address in addresses:
+        line = builder.load(builder.bitcast(address, codes.as_pointer()), align=1)
+        magnitudes = builder.and_(line, _splat(bits, (1 << (bits - 1)) - 1, codes.count))
+        builder.store(_larger(builder)(builder.load(largest), magnitudes), largest)
+        builder.store(_smaller(builder)(builder.load(smallest), magnitudes), smallest)
         for number, value in enumerate(format.unpack(builder, line)):
             if about is not None:
                 value = builder.fsub(value, about)  # noqa: PLW2901
             square = builder.fmul(value, value)
             squares[number].append(square)
-            s1, s2, s3, s4 = sums[number % chains :: chains]
-            sums[number % chains :: chains] = [
-                builder.fadd(s1, value),
-                builder.fadd(s2, square),
-                _multiply_add(builder, square, value, s3),
-                _multiply_add(builder, square, square, s4),
-            ]
+            s1, s2, s3, s4 = (own[number % len(own)] for own in sums)
+            builder.store(builder.fadd(builder.load(s1), value), s1)
+            builder.store(builder.fadd(builder.load(s2), square), s2)
+            builder.store(_multiply_add(builder, square, value, builder.load(s3)), s3)
+            builder.store(_multiply_add(builder, square, square, builder.load(s4)), s4)
     if target is not None:
         # As many floats as the line has elements: 4 bytes each.
         begin = builder.mul(position, ir.Constant(I64, 4 // ITEMSIZE[dtype]))
@@ -229,16 +242,6 @@ def _loop(builder, sources, length, wanted, dtype):
             place = builder.bitcast(builder.gep(target, [offset]), FLOATS.as_pointer())
             added = functools.reduce(builder.fadd, own)
             builder.store(builder.fadd(builder.load(place, align=4), added), place, align=4)
-    following = builder.add(position, ir.Constant(I64, LINE_BYTES))
-    position.add_incoming(following, body)
-    for before, after in zip(carried, sums, strict=True):
-        before.add_incoming(after, body)
-    largest.add_incoming(largest_now, body)
-    smallest.add_incoming(smallest_now, body)
-    builder.cbranch(builder.icmp_signed("<", following, length), body, done)
-    builder.position_at_end(done)
-    pairs = [sums[chains * power : chains * (power + 1)] for power in range(4)]
-    return [functools.reduce(builder.fadd, pair) for pair in pairs], largest_now, smallest_now
 
 
 def _prefetch(builder, address):

@@ -150,8 +150,10 @@ FAULTS = [
     Fault("halves-swapped", LINE_SUMS, "((0, 2), (1, 2))),", "((1, 2), (0, 2))),", COLUMNS, tile_cases, "33x512"),
     Fault("upper-half-not-masked", LINE_SUMS, "0xFFFF0000", "0xFFFFFF00", MOMENTS, size_cases, "size-33"),
     Fault("sign-lost", LINE_SUMS, "_splat(16, 0x8000, 2 * LANES)", "_splat(16, 0, 2 * LANES)", MOMENTS, value_cases, "heavy-tails", "f8_e4m3"),
-    Fault("largest-lost", LINE_SUMS, "largest_now = _larger(builder)(largest_now, magnitudes)", "pass", MOMENTS, size_cases, "size-33"),
-    Fault("fourth-power", LINE_SUMS, "_multiply_add(builder, square, square, s4)", "_multiply_add(builder, square, value, s4)", MOMENTS, size_cases, "size-33"),
+    Fault("largest-lost", LINE_SUMS, "builder.store(_larger(builder)(builder.load(largest), magnitudes), largest)", "pass", MOMENTS, size_cases, "size-33"),
+    Fault("fourth-power", LINE_SUMS, "_multiply_add(builder, square, square, builder.load(s4))", "_multiply_add(builder, square, value, builder.load(s4))", MOMENTS, size_cases, "size-33"),
+    Fault("last-block-alone", LINE_SUMS, "builder.fadd(builder.load(total), builder.fpext(together, DOUBLES))", "builder.fpext(together, DOUBLES)", MOMENTS, size_cases, "size-8193"),
+    Fault("second-chain-lost", LINE_SUMS, "[builder.load(sum) for sum in own]", "[builder.load(sum) for sum in own[:1]]", MOMENTS, size_cases, "size-33"),
     Fault("first-row-twice", LINE_SUMS, "added = functools.reduce(builder.fadd, own)", "added = own[0]", RECTANGLES, rectangle_cases, "2x32"),
 ]  # fmt: skip
 
