@@ -9,7 +9,7 @@ backend is built.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from weightprint_kernels.layout import FLOAT32, UINT8, Chunks, Rectangles, Reduced, Tiles
 
@@ -33,7 +33,6 @@ class Backend(Protocol):
         ...
 
 
-@runtime_checkable
 class OnePassBackend(Backend, Protocol):
     """A backend that reduces whole rectangles in one visit to the bytes, in float64 where float32 does not hold."""
 

@@ -7,7 +7,7 @@ by the reference; a healthy matrix has none, and neither has a constant one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,8 @@ def reduce(backend: Backend, data: UINT8, buffer: Any, rectangles: Rectangles, d
 
     ``data`` are the host's bytes, ``buffer`` what ``backend.place`` made of them.
     """
-    if isinstance(backend, OnePassBackend):
-        return backend.reduce(buffer, rectangles, dtype)
+    if hasattr(backend, "reduce"):
+        return cast(OnePassBackend, backend).reduce(buffer, rectangles, dtype)
     chunks = chunk_rectangles(rectangles, ITEMSIZE[dtype])
     rows = moments_rows(backend, data, buffer, chunks, dtype)
     by_column = chosen(rectangles, rectangles.axis == COLUMN_ENERGY)
@@ -73,7 +73,7 @@ def reduced(rectangles: Rectangles, rows: FLOAT64, counts: INT64, sums: FLOAT64)
     per_row = chunks_per_row(rectangles.columns)
     starts = _starts(rectangles.rows * per_row)
     by_row, by_column = rectangles.axis == ROW_ENERGY, rectangles.axis == COLUMN_ENERGY
-    units = np.where(by_row, rectangles.rows, np.where(by_column, rectangles.columns, 0))
+    units = rectangles.units()
     begins = _starts(units)
     energies = np.zeros(int(units.sum()))
     owner, within = spread(np.where(by_row, rectangles.rows, 0))

@@ -81,6 +81,11 @@ class Rectangles:
     def __len__(self) -> int:
         return len(self.offset)
 
+    def units(self) -> INT64:
+        """How many energies each rectangle gives, int64 [n]."""
+        of_rows = np.where(self.axis == ROW_ENERGY, self.rows, 0)
+        return np.where(self.axis == COLUMN_ENERGY, self.columns, of_rows)
+
 
 NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY = range(3)
 

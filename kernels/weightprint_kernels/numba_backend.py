@@ -12,11 +12,9 @@ import numpy as np
 
 from weightprint_kernels import numba_kernels
 from weightprint_kernels.layout import (
-    COLUMN_ENERGY,
     FLOAT32,
     ITEMSIZE,
     MOMENT_FIELDS,
-    ROW_ENERGY,
     ROW_FIELDS,
     TILE_COLUMNS,
     UINT8,
@@ -58,10 +56,8 @@ class NumbaBackend:
     def reduce(self, buffer: UINT8, rectangles: Rectangles, dtype: str) -> Reduced:
         """Merged moments and energies of rectangles."""
         table = (rectangles.offset, rectangles.stride, rectangles.rows, rectangles.columns, rectangles.axis)
-        units = np.where(rectangles.axis == ROW_ENERGY, rectangles.rows, 0)
-        units = np.where(rectangles.axis == COLUMN_ENERGY, rectangles.columns, units)
         moments = np.empty((len(rectangles), len(MOMENT_FIELDS)))
-        energies = np.empty(int(units.sum()))
+        energies = np.empty(int(rectangles.units().sum()))
         numba_kernels.reduce_rectangles(buffer, np.stack(table, axis=1), form(dtype), moments, energies)
         return Reduced(moments, energies)
 

@@ -11,7 +11,7 @@ import numpy as np
 from weightprint.data import Matrix
 from weightprint.errors import CheckpointError, Notice
 from weightprint.plan import CHANNELS, Plan, Slot
-from weightprint_kernels.layout import COLUMN_ENERGY, FLOAT64, INT64, MOMENT_FIELDS, ROW_ENERGY, Rectangles, Reduced
+from weightprint_kernels.layout import FLOAT64, INT64, MOMENT_FIELDS, Reduced
 from weightprint_kernels.merge import MergedMoments, as_merged, merge_moments
 
 
@@ -49,7 +49,7 @@ class Collector:
             self.matrices.append(batch.matrix)
             self.moments.append(result.moments)
             start = 0
-            sizes = energies_of(batch.rectangles)
+            sizes = batch.rectangles.units()
             wanted = np.flatnonzero(sizes)
             for number, unit, size in zip(
                 batch.matrix[wanted].tolist(), batch.unit[wanted].tolist(), sizes[wanted].tolist(), strict=True
@@ -88,12 +88,6 @@ class Collector:
         order = np.argsort(matrix, kind="stable")
         numbers, starts = np.unique(matrix[order], return_index=True)
         return list(zip(numbers.tolist(), as_merged(merge_moments(moments[order], starts)), strict=True))
-
-
-def energies_of(rectangles: Rectangles) -> INT64:
-    """How many energies each rectangle gives, int64 [n]."""
-    sizes = np.where(rectangles.axis == ROW_ENERGY, rectangles.rows, 0)
-    return np.where(rectangles.axis == COLUMN_ENERGY, rectangles.columns, sizes)
 
 
 def _units(matrix: Matrix) -> int:
