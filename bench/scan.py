@@ -5,10 +5,12 @@ and then lets all take turns:
 
 * limit: fresh mappings, every 8 bytes of the selected ranges looked at, as many threads;
 * scan: the engine of a scan on the same ranges, plan to merged moments;
+* with --device cuda, limits of its own: reading into memory by as many threads as the engine reads with, and the copy
+  of pinned memory to the device;
 * safe_open + var_mean: each attention tensor loaded by safetensors and reduced by torch.var_mean in float32;
 * from_pretrained + std: transformers loads the model, .float().std() of each attention matrix (where transformers is
   installed, and only for a checkpoint that this script made);
-* with --device cuda also the copy of pinned memory to the device, and safetensors' own loading onto it + var_mean.
+* with --device cuda also safetensors' own loading onto it + var_mean.
 
     python bench/scan.py [--size 1.5] [--path DIR] [--device cpu|cuda] [--rounds 5] [--json]
 """
@@ -18,32 +20,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from stages import stages_on_cpu, stages_on_device
 from tables import print_machine, print_table
 
 from weightprint.discover import discover
 from weightprint.engine.choose import open_engine
-from weightprint.engine.collect import Collector
-from weightprint.engine.files import OpenFiles, bytes_of
-from weightprint.engine.settings import processors
+from weightprint.engine.settings import processors, read_settings
 from weightprint.fingerprint import read_structure
 from weightprint.plan import Plan
-from weightprint.throughput.machine import interleaved, machine, rate
-from weightprint.throughput.reading import read_everything, reduce_everything
+from weightprint.throughput.machine import interleaved, machine
+from weightprint.throughput.reading import copy_everything, read_everything, reduce_everything, spans_of
 from weightprint.throughput.synthetic import Shape, write_llama
-from weightprint_kernels.backend import Backend
-from weightprint_kernels.compute import reduce
-from weightprint_kernels.layout import Reduced
+from weightprint_kernels.backend import Backend, DeviceBackend
 from weightprint_kernels.select import select_backend
 
 SHAPE = Shape(hidden=4096, key_value=1024, feed_forward=1024)
@@ -118,38 +115,6 @@ def to_device(size: int) -> Callable[[], object]:
     return run
 
 
-def stages(plan: Plan, backend: Backend) -> dict[str, float]:
-    """Seconds of each stage on one thread, one after the other: where the time goes."""
-    spent = dict.fromkeys(("plan slot", "open and map", "map pages", "kernel", "unmap", "merge"), 0.0)
-    files, collector = OpenFiles(plan), Collector(plan)
-
-    def lap(stage: str, since: float) -> float:
-        now = time.perf_counter()
-        spent[stage] += now - since
-        return now
-
-    for number in range(len(plan)):
-        clock = time.perf_counter()
-        slot = plan.slot(number)
-        clock = lap("plan slot", clock)
-        results: list[Reduced] = []
-        with ExitStack() as stack:
-            data = stack.enter_context(bytes_of(slot, stack.enter_context(files.using(slot.path))))
-            clock = lap("open and map", clock)
-            buffer = backend.place(data)
-            clock = lap("map pages", clock)
-            results = [reduce(backend, data, buffer, batch.rectangles, batch.dtype) for batch in slot.batches]
-            clock = lap("kernel", clock)
-            del data, buffer
-        clock = lap("unmap", clock)
-        collector.add(slot, results)
-        lap("merge", clock)
-    clock = time.perf_counter()
-    collector.finish(backend.name)
-    lap("merge", clock)
-    return spent
-
-
 def largest_error(plan: Plan, device: str) -> float:
     """Largest relative error of a matrix's variance against float64 over what the file holds."""
     with open_engine(device) as engine:
@@ -180,25 +145,30 @@ def peers(
             yield "from_pretrained + std", lambda: from_pretrained(folder)
     if options.device == "cuda":
         yield "safe_open on cuda + var_mean", lambda: var_mean(paths, names, "cuda")
-        yield "pinned copy to the device", to_device(plan.read)
+
+
+def limits(plan: Plan, device: str, threads: int) -> dict[str, Callable[[], object]]:
+    """What a scan cannot be faster than, by name: of a device each of its stages."""
+    if device == "cpu":
+        spans = spans_of([plan])
+        return {"read": lambda: read_everything(spans, threads)}
+    return {"read into memory": lambda: copy_everything([plan], threads), "copy to the device": to_device(plan.read)}
 
 
 def measure(options: argparse.Namespace, folder: Path, own: bool) -> dict[str, Any]:
     (checkpoint,) = discover([folder])
     structure = read_structure(checkpoint)
     plan = structure.plan
-    counts = sorted({1, processors()})
+    counts = sorted({1, processors()}) if options.device == "cpu" else [read_settings().readers]
     actions: dict[str, Callable[[], object]] = {}
     for count in counts:
-        actions[f"limit, {count} threads"] = with_threads(count, lambda count=count: read_everything([plan], count))
+        for name, action in limits(plan, options.device, count).items():
+            actions[f"limit: {name}, {count} threads"] = with_threads(count, action)
         actions[f"scan, {count} threads"] = with_threads(count, lambda: scan(plan, options.device))
     for name, action in peers(options, folder, plan, own):
         actions[f"{name}, {counts[-1]} threads"] = with_threads(counts[-1], action)
     interleaved(actions, 1)
-    seconds = interleaved(actions, options.rounds)
-    cpu = time.process_time()
-    actions[f"scan, {counts[-1]} threads"]()
-    cpu = time.process_time() - cpu
+    seconds = {name: median(values) for name, values in interleaved(actions, options.rounds).items()}
     backend, reason = select_backend(options.device)
     return {
         "bytes": {
@@ -209,50 +179,89 @@ def measure(options: argparse.Namespace, folder: Path, own: bool) -> dict[str, A
         "engine": f"{backend.name}: {reason}",
         "slots": len(plan),
         "rounds": options.rounds,
-        "seconds": {name: median(values) for name, values in seconds.items()},
-        "gigabytes_per_second": {name: rate(plan.read, values) for name, values in seconds.items()},
+        "seconds": seconds,
+        "gigabytes_per_second": {name: plan.read / value / 1e9 for name, value in seconds.items()},
         "share_of_the_limit": {
-            str(count): median(seconds[f"limit, {count} threads"]) / median(seconds[f"scan, {count} threads"])
+            str(count): max(
+                value
+                for name, value in seconds.items()
+                if name.startswith("limit") and name.endswith(f" {count} threads")
+            )
+            / seconds[f"scan, {count} threads"]
             for count in counts
         },
         "times_as_fast_as": {
-            name: median(values) / median(seconds[f"scan, {counts[-1]} threads"])
-            for name, values in seconds.items()
+            name: value / seconds[f"scan, {counts[-1]} threads"]
+            for name, value in seconds.items()
             if not name.startswith(("limit", "scan"))
         },
-        "stages": stages(plan, backend) if backend.device == "cpu" else {},
-        "cpu_seconds_of_one_scan": cpu,
+        "stages": stages_of(plan, backend),
+        "one_scan": one_scan(plan, options.device, actions[f"scan, {counts[-1]} threads"]),
         "largest_relative_error_of_a_variance": largest_error(plan, options.device),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "machine": machine(),
     }
+
+
+def stages_of(plan: Plan, backend: Backend) -> dict[str, float]:
+    """Seconds of each stage, one after the other."""
+    if backend.device == "cpu":
+        return stages_on_cpu(plan, backend)
+    from weightprint.engine.streams import streams_of
+
+    return stages_on_device(plan, cast(DeviceBackend, backend), streams_of(backend.device))
+
+
+def one_scan(plan: Plan, device: str, again: Callable[[], object]) -> dict[str, float]:
+    """Processor seconds of a scan with all threads; on a device also who waited for whom, and the memory it took."""
+    cpu = time.process_time()
+    again()
+    found = {"cpu_seconds": time.process_time() - cpu}
+    if device == "cuda":
+        import torch
+
+        from weightprint.engine.device import DeviceEngine
+
+        torch.cuda.reset_peak_memory_stats()
+        with open_engine(device) as engine:
+            reduce_everything([plan], engine)
+            if isinstance(engine, DeviceEngine):
+                found["reader_starved_seconds"] = engine.ring.stalls.reader_starved
+                found["slot_starved_seconds"] = engine.ring.stalls.slot_starved
+                found["pinned_mib"] = engine.ring.host_bytes / 2**20
+        found["device_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
     print_machine(found["machine"])
     sizes = found["bytes"]
     print(f"{found['engine']}; medians of {found['rounds']} rounds")
-    gigabytes = f"{sizes['read'] / 1e9:.3f} GB read of {sizes['files'] / 1e9:.3f} GB in files"
-    print(f"{gigabytes}, {sizes['read'] / sizes['selected']:.4f} of the selected bytes, {found['slots']} slots\n")
+    gigabytes = f"{sizes['read'] / 1e9:.3f} GB read, {sizes['selected'] / 1e9:.3f} GB selected"
+    print(f"{gigabytes} of {sizes['files'] / 1e9:.3f} GB in files, in {found['slots']} slots\n")
     speeds = found["gigabytes_per_second"]
     print_table(
         ["in turn", "seconds", "GB/s"], ([n, f"{s:.4f}", f"{speeds[n]:.2f}"] for n, s in found["seconds"].items())
     )
     print()
-    print_table(["threads", "scan / limit"], ([n, f"{share:.2f}"] for n, share in found["share_of_the_limit"].items()))
+    print_table(
+        ["threads", "scan / slowest limit"], ([n, f"{share:.2f}"] for n, share in found["share_of_the_limit"].items())
+    )
     print()
     print_table(
         ["a scan is as many times as fast as", ""], ([n, f"{x:.0f}"] for n, x in found["times_as_fast_as"].items())
     )
-    if found["stages"]:
-        whole = sum(found["stages"].values())
-        print("\nstages on one thread:")
-        rows = ([name, f"{1000 * own:.1f}", f"{own / whole:.2f}"] for name, own in found["stages"].items())
-        print_table(["stage", "ms", "share"], rows)
-    print(
-        f"\nlargest relative error of a variance {found['largest_relative_error_of_a_variance']:.1e}; "
-        f"peak of this process, peers included, {found['peak_mib']:.0f} MiB"
+    whole = sum(found["stages"].values())
+    print("\nstages, one after the other on one thread:")
+    print_table(
+        ["stage", "ms", "share", "GB/s"],
+        (
+            [name, f"{1000 * own:.1f}", f"{own / whole:.2f}", f"{sizes['read'] / own / 1e9:.1f}"]
+            for name, own in found["stages"].items()
+        ),
     )
+    print()
+    print_table(["one scan with all threads", ""], ([n, f"{value:.3f}"] for n, value in found["one_scan"].items()))
+    print(f"\nlargest relative error of a variance {found['largest_relative_error_of_a_variance']:.1e}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -184,10 +185,13 @@ class DeviceEngine:
 
     def _launch(self, read: Future[Filled | None]) -> _Launched:
         """Queue the copy and the kernels of one slot."""
+        since = perf_counter()
         try:
             filled = read.result()
         except CheckpointError as error:
             return _Launched(None, error=error)
+        finally:
+            self.ring.stalls.reader_starved += perf_counter() - since
         if filled is None:
             return _Launched(None)
         place, span = filled.place, slice(filled.start, filled.start + filled.slot.length)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 
@@ -42,6 +43,15 @@ class Filled:
     start: int
 
 
+@dataclass
+class Stalls:
+    """Seconds that one side waited for the other: the device for bytes (``reader_starved``), or the readers, their
+    seconds added up, for a place to put them (``slot_starved``)."""
+
+    reader_starved: float = 0.0
+    slot_starved: float = 0.0
+
+
 class Ring:
     """Places that go round between readers and the device.
 
@@ -51,9 +61,11 @@ class Ring:
 
     def __init__(self, streams: Streams, device: str, slots: int, slot_bytes: int, processors: frozenset[int]) -> None:
         self.slots = slots
+        self.stalls = Stalls()
         size = (-(-slot_bytes // ALIGNMENT) + 1) * ALIGNMENT  # every place begins aligned
         with staying_on(processors):
             self._host = streams.allocate_host(slots * size)
+        self.host_bytes = slots * size
         there = torch.empty((slots, size), dtype=torch.uint8, device=device)
         self._free = [Place(*both) for both in zip(self._host.view(slots, size), there, strict=True)]
         self._turn = 0
@@ -66,7 +78,9 @@ class Ring:
         more, or the ring is closed."""
         with self._lock:
             changed = self._waiting[turn] = threading.Condition(self._lock)
+            since = perf_counter()
             changed.wait_for(lambda: self._closed or (self._turn == turn and (self._free or not wanted())))
+            self.stalls.slot_starved += perf_counter() - since
             del self._waiting[turn]
             place = self._free.pop() if not self._closed and wanted() else None
             self._turn += 1

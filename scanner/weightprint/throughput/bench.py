@@ -19,7 +19,7 @@ from weightprint.gather import nothing_found
 from weightprint.plan import Plan
 from weightprint.throughput.kernels import KernelRate, measure_cpu, measure_device
 from weightprint.throughput.machine import interleaved, machine, rate
-from weightprint.throughput.reading import evict, read_everything, reduce_everything, resident_share
+from weightprint.throughput.reading import evict, read_everything, reduce_everything, resident_share, spans_of
 from weightprint.throughput.synthetic import Shape, write_llama
 from weightprint_kernels.backend import DeviceBackend
 from weightprint_kernels.select import select_backend
@@ -70,8 +70,8 @@ class Throughput:
 
 def measure(path: Path | None, device: str) -> Throughput:
     """Measure; without a path on a checkpoint of its own in the directory for temporary files."""
-    kernels = measure_kernels(device)
     with _checkpoints(path) as (folder, plans):
+        kernels = measure_kernels(device)
         reading = measure_reading(folder, plans, device)
     return Throughput(tuple(kernels), reading, machine(), own=path is None)
 
@@ -95,8 +95,8 @@ def measure_reading(folder: Path, plans: Sequence[Plan], device: str) -> Reading
         _warm_up(engine)
         actions = {"engine": lambda: reduce_everything(plans, engine)}
         first = interleaved(actions, 1)["engine"]
-        threads = read_settings().threads
-        seconds = interleaved({**actions, "limit": lambda: read_everything(plans, threads)}, 3)
+        threads, spans = read_settings().threads, spans_of(plans)
+        seconds = interleaved({**actions, "limit": lambda: read_everything(spans, threads)}, 3)
         if resident < 1:
             evict(plans)  # or the next run would take the page cache for the storage
         return Reading(

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import mmap
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,23 +19,47 @@ from pathlib import Path
 import numpy as np
 
 from weightprint.engine.collect import Reduction
-from weightprint.engine.files import is_resident
+from weightprint.engine.files import OpenFiles, is_resident, read_slot
 from weightprint.engine.protocol import Engine
-from weightprint.plan import Plan
+from weightprint.plan import Plan, Slot
 from weightprint_kernels.layout import UINT8
 
+Span = tuple[Path, int, int]
+"""File, first byte and number of bytes."""
 
-def read_everything(plans: Sequence[Plan], threads: int) -> None:
-    """Look at every 8 bytes that the plans read, through a fresh mapping of each file."""
+
+def spans_of(plans: Sequence[Plan]) -> list[Span]:
+    """What the plans read, slot by slot."""
+    return [(slot.path, slot.offset, slot.length) for plan in plans for slot in plan.slots]
+
+
+def read_everything(spans: Sequence[Span], threads: int) -> None:
+    """Look at every 8 bytes of ``spans``, through a fresh mapping of each file."""
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
-        maps = {path: _map(path, stack) for plan in plans for path in plan.paths}
-        spans = [(slot.path, slot.offset, slot.length) for plan in plans for slot in plan.slots]
+        maps = {path: _map(path, stack) for path in {path: None for path, _, _ in spans}}
 
-        def look(span: tuple[Path, int, int]) -> None:
+        def look(span: Span) -> None:
             path, offset, length = span
             read_words()(np.frombuffer(maps[path], np.uint8)[offset : offset + length // 8 * 8])
 
         list(pool.map(look, spans))
+
+
+def copy_everything(plans: Sequence[Plan], threads: int) -> None:
+    """Read every slot of the plans into memory, which is what comes before a copy to a device."""
+    largest = max(int(plan.length.max()) for plan in plans)
+    own = threading.local()
+
+    def copy(files: OpenFiles, slot: Slot) -> None:
+        if not hasattr(own, "buffer"):
+            own.buffer = np.ones(largest, np.uint8)
+        with files.using(slot.path) as descriptor:
+            read_slot(slot, descriptor, own.buffer[: slot.length])
+
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(copy, files, slot) for plan in plans for files in [OpenFiles(plan)] for slot in plan.slots]
+        for job in jobs:
+            job.result()
 
 
 @functools.cache

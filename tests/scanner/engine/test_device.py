@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def test_results_are_those_of_the_cpu(tmp_path: Path, layout: str) -> None:
         assert reduction.backend == ON_DEVICE
         assert_reduced(entries, reduction)
         assert_same(reduction, reduce_plan(plan, ReferenceBackend()))
+
+
+def test_waiting_for_bytes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device waits for a reader that is slow, and not for one that was held up by the device."""
+    delays: list[float] = []
+
+    def slowly(slot: Slot, descriptor: int, buffer: UINT8) -> None:
+        began = time.perf_counter()
+        time.sleep(0.01)
+        delays.append(time.perf_counter() - began)
+        read_slot(slot, descriptor, buffer)
+
+    monkeypatch.setattr(engine_ring, "read_slot", slowly)
+    (laid,) = checkpoints(tmp_path, 1)
+    plan = plan_of(laid, 400)
+    with opened([plan], readers=1) as engine:
+        carried_out(engine, [plan])
+        assert len(delays) == len(plan) > 3
+        assert sum(delays[1:]) / 2 < engine.ring.stalls.reader_starved < 10 * sum(delays) + 60
 
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 4])

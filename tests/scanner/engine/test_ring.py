@@ -122,6 +122,22 @@ def test_only_the_reader_whose_turn_it_is_wakes(pool: ThreadPoolExecutor, monkey
     ring.give_back(second)
 
 
+def test_waiting_for_a_place_is_counted(pool: ThreadPoolExecutor) -> None:
+    """Only that: a place that is free costs no time worth naming."""
+    ring = ring_of(1)
+    first = taken(ring, 0)
+    at_once = ring.stalls.slot_starved
+    late = pool.submit(ring.take, 1, always)
+    waiting(ring, {1})
+    began = time.perf_counter()
+    time.sleep(0.02)
+    waited = time.perf_counter() - began
+    ring.give_back(first)
+    assert late.result(FIVE_SECONDS) is not None
+    assert ring.stalls.slot_starved >= at_once + waited
+    assert ring.stalls.reader_starved == 0
+
+
 def test_what_is_not_wanted_passes_on_the_turn(pool: ThreadPoolExecutor) -> None:
     """With a place free and without, and also where that turns out while it waits."""
     ring = ring_of(1)
