@@ -6,7 +6,7 @@ and nothing else, may be read-only, and takes no stale index along when it is co
 the same arrays are built in memory, for this run alone.
 
 The index is a set of segments (:mod:`weightprint.index_file`), each of them written once, under a temporary name, and
-renamed. An entry counts only while its file has the size, time and inode that it had when it was packed. Files
+renamed. An entry counts only while its file has the size, times and inode that it had when it was packed. Files
 without such an entry are packed into a new segment, which takes along smaller ones that are less than half full; one
 of which less than half still counts goes, and so does one that is damaged or of another version. Two processes that
 do this at once write two segments that hold the same; the first by name is used.
@@ -15,9 +15,9 @@ do this at once write two segments that hold the same; the first by name is used
 digests are checked, and that result counts (:mod:`weightprint.match`). So the figures of a finding are those of the
 files. How many pairs count as tested, and the background of the screen, come from the index: a wrong one could hide a
 relation, and could make Holm's correction too small. That is what the checksums are for, of header and figures when a
-segment is opened and of the codes when they are used. A file that was changed in place within its timestamp, size and
-inode would be missed as well, but not where something is found in it: then its digest is compared, the segment goes,
-and all that it held is read from the files.
+segment is opened and of the codes when they are used. A file that was changed in place within one tick of the file
+system's clock, and to the same size, would be missed as well, but not where something is found in it: then its digest
+is compared, the segment goes, and all that it held is read from the files.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def fingerprints_below(root: Path, files: Sequence[Path]) -> tuple[list[Fingerpr
     notices: list[Notice] = []
     for start in range(0, len(missing), SEGMENT_FILES):
         some = missing[start : start + SEGMENT_FILES]
-        segment, own = build({name: (names[name], states.get(name, (0, 0, 0))) for name in some})
+        segment, own = build({name: (names[name], states.get(name, (0, 0, 0, 0))) for name in some})
         notices += own
         segment = _saved(cache, segment)
         known.update({entry.file: (segment, number) for number, entry in enumerate(segment.entries)})
@@ -290,4 +290,4 @@ def _state(file: Path) -> State | None:
         found = file.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino

@@ -33,14 +33,14 @@ from weightprint.compare.units import LeftOut
 from weightprint.data import Bytes, Coverage, Fingerprint, SourceFile
 from weightprint.errors import Notice
 
-SCHEMA = "weightprint.index/1"
+SCHEMA = "weightprint.index/2"
 SUFFIX = ".segment"
 _MAGIC = b"weightprint.idx\n"
 _PREFIX = struct.Struct("<16sQQ32s")
 _ALIGNED = 64
 
-State = tuple[int, int, int]
-"""Size, time of modification in ns and inode of a file: what tells whether it is still the same."""
+State = tuple[int, int, int, int]
+"""Size, time of modification and of change in ns, and inode of a file: what tells whether it is still the same."""
 
 
 class DamagedSegment(Exception):
@@ -220,13 +220,13 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
 
 def _entry(document: dict[str, Any]) -> Entry:
     name, path, status, code, reason, backend, tool_version = document["identity"]
-    size, mtime_ns, inode = document["state"]
+    size, mtime_ns, ctime_ns, inode = document["state"]
     matrices, non_finite, dtypes = document["matrices"]
     found, understood = document["coverage"]
     notices = tuple(Notice(*notice) for notice in document["notices"])
     return Entry(
         file=document["file"],
-        state=(size, mtime_ns, inode),
+        state=(size, mtime_ns, ctime_ns, inode),
         digest=document["digest"],
         light=Fingerprint(
             name=name,

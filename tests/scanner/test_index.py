@@ -209,20 +209,33 @@ def test_a_changed_file_is_packed_again(store: Path, built: list[list[str]]) -> 
     assert built[1:] == [[file.name]]
 
 
-@pytest.mark.parametrize("what", ["time", "size", "inode"])
-def test_any_part_of_the_state_makes_a_file_stale(what: str, store: Path, built: list[list[str]]) -> None:
+@pytest.mark.parametrize("part", range(4))
+def test_any_part_of_the_state_makes_a_file_stale(
+    part: int, store: Path, built: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size, both times and inode."""
+    load(store)
+    changed = file_of(store, "m3")
+    state_of = index._state
+
+    def state(file: Path) -> index_file.State | None:
+        found = list(state_of(file) or ())
+        found[part] += file == changed
+        size, mtime_ns, ctime_ns, inode = found
+        return size, mtime_ns, ctime_ns, inode
+
+    monkeypatch.setattr(index, "_state", state)
+    fingerprints_below(store, files_of(store))
+    assert built[1:] == [[changed.name]]
+
+
+def test_a_file_whose_size_and_time_were_put_back_is_stale(store: Path, built: list[list[str]]) -> None:
     load(store)
     file = file_of(store, "m3")
     before = file.stat()
-    if what == "inode":
-        shutil.copy2(file, store / "copy")
-        (store / "copy").replace(file)
-    elif what == "time":
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    else:
-        with file.open("ab") as content:
-            content.write(b" ")
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with file.open("r+b") as content:
+        content.write(content.read(1))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     fingerprints_below(store, files_of(store))
     assert built[1:] == [[file.name]]
 
@@ -420,17 +433,18 @@ def test_a_high_score_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert not any(pair.screen.score and pair.screen.score > 0.99 for pair in against_all(found))
 
 
-def test_a_file_changed_in_place_costs_the_segment_where_it_is_found(store: Path) -> None:
+def test_a_file_changed_unseen_costs_the_segment_where_it_is_found(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As within one tick of the file system's clock."""
     load(store)
     (path,) = segments(store)
     file = file_of(store, "base")
-    before = file.stat()
+    unseen = index._state(file)
     other = stores.to_bytes(replace(read_fingerprint(file), tool_version="0"))
-    padded = stores.to_bytes(replace(read_fingerprint(file), tool_version="0" + "x" * (before.st_size - len(other))))
-    with file.open("r+b") as content:
-        content.write(padded[: before.st_size])
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (file.stat().st_size, file.stat().st_ino) == (before.st_size, before.st_ino)
+    file.write_bytes(other)
+    state_of = index._state
+    monkeypatch.setattr(index, "_state", lambda asked: unseen if asked == file else state_of(asked))
     assert against_all(load(store)) == expected(store)
     assert path not in segments(store)
 

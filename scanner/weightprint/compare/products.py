@@ -91,14 +91,26 @@ def torch_product(device: str) -> Product:
     return product
 
 
+def forgiving(product: Product) -> Product:
+    """The product, and the processor's for a tile at which the device fails or has no memory left."""
+
+    def safe(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+        try:
+            return product(a, b, chosen, wide)
+        except RuntimeError:  # what torch raises for both
+            return numpy_product(a, b, chosen, wide)
+
+    return safe
+
+
 def product_for(device: str, pairs: int) -> Product:
     """The product for so many pairs on a device: "cpu", "torch-cpu" or "cuda"; the processor where torch finds no CUDA
-    device. The integers are the same."""
+    device, and where that fails. The integers are the same."""
     if device != "cpu":
         import torch
 
         if device != "cuda" or torch.cuda.is_available():
-            return torch_product(device.removeprefix("torch-"))
+            return forgiving(torch_product(device.removeprefix("torch-")))
     if pairs < FEWEST_TO_COMPILE or importlib.util.find_spec("numba") is None:
         return numpy_product
     from weightprint.compare.fused import fused_product

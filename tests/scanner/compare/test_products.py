@@ -7,23 +7,26 @@ from compare.build import LAW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightprint.compare.blocks import encode
+from weightprint.compare.blocks import INT64, encode
 from weightprint.compare.fused import fused_product
 from weightprint.compare.packed import INT8
 from weightprint.compare.products import (
     TILE_BYTES,
+    Chosen,
     Product,
+    forgiving,
     is_wide,
     numpy_product,
     product_for,
     recode,
     tile_of,
+    torch_product,
 )
 
 PRODUCTS: dict[str, Product] = {
     "numpy": product_for("cpu", 1),
     "numba": product_for("cpu", 10_000),
-    "torch": product_for("torch-cpu", 1),
+    "torch": torch_product("cpu"),
 }
 
 
@@ -98,3 +101,23 @@ def test_numba_for_many_pairs_only() -> None:
     assert product_for("cpu", 10_000) is fused_product
     if not torch.cuda.is_available():
         assert product_for("cuda", 10) is numpy_product
+
+
+def test_a_device_that_fails_leaves_its_tile_to_the_processor() -> None:
+    """And is asked again for the next: memory may be there then."""
+    calls = []
+
+    def product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+        calls.append(len(a))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("no memory is left")
+        if len(calls) == 2:
+            raise RuntimeError("the launch failed")
+        return torch_product("cpu")(a, b, chosen, wide)
+
+    a, b = random_codes(1, 4, 3, 48), random_codes(2, 3, 2, 48)
+    chosen = (np.arange(2), np.arange(2))
+    expected = numpy_product(a, b, chosen, False)
+    for _ in range(3):
+        assert all(map(np.array_equal, forgiving(product)(a, b, chosen, False), expected))
+    assert len(calls) == 3
