@@ -26,6 +26,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import cast, overload
 import numpy as np
 
 from weightprint import index_file
+from weightprint.atomic import TEMPORARY_SUFFIX
 from weightprint.compare.packed import DamagedCodes, Packed, ShapeClass, classes_of, pack
 from weightprint.compare.prepared import prepare
 from weightprint.data import FLOAT32, Fingerprint, MatrixStats
@@ -43,6 +45,9 @@ from weightprint.index_file import DamagedSegment, Entry, Segment, State
 
 FEWEST_FILES = 64
 """Fewer fingerprints are read as fast as an index of them."""
+
+LEFT_SECONDS = 24 * 3600
+"""After so long nobody writes any more at a segment that was begun."""
 
 SEGMENT_FILES = 4096
 """Fingerprints of a segment at most: what is packed in memory before it is written, some 64 KiB each."""
@@ -248,9 +253,13 @@ def discard(path: Path) -> None:
 
 
 def _segments(cache: Path) -> Iterator[tuple[Path, Segment]]:
-    """The segments that can be used, by name; those that cannot are removed."""
+    """The segments that can be used, by name; those that cannot are removed, and so is what a process left that was
+    killed while it wrote one."""
     try:
         paths = sorted(cache.glob(f"*{index_file.SUFFIX}"))
+        for leftover in cache.glob(f"*{TEMPORARY_SUFFIX}"):
+            if leftover.stat().st_mtime < time.time() - LEFT_SECONDS:
+                discard(leftover)
     except OSError:
         return
     for path in paths:
@@ -263,11 +272,11 @@ def _segments(cache: Path) -> Iterator[tuple[Path, Segment]]:
 
 
 def _saved(cache: Path, segment: Segment) -> Segment:
-    """The segment as it lies in the cache now, mapped; itself where it cannot be kept there."""
+    """The segment as it lies in the cache now; itself where it cannot be kept there."""
     if not segment.entries:
         return segment
     path = cache / f"{secrets.token_hex(8)}{index_file.SUFFIX}"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         index_file.write(temporary, segment)
@@ -276,6 +285,9 @@ def _saved(cache: Path, segment: Segment) -> Segment:
     except (OSError, DamagedSegment):
         discard(temporary)
         return segment
+    except BaseException:
+        discard(temporary)
+        raise
 
 
 def light(file: Path, segment: Segment, number: int) -> Fingerprint:

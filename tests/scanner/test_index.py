@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -465,6 +466,30 @@ def test_nothing_is_left_of_a_segment_that_could_not_be_written(store: Path, mon
     monkeypatch.setattr(index_file, "write", write)
     assert against_all(load(store)) == expected(store)
     assert segments(store) == []
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0, True), (2 * index.LEFT_SECONDS, False)])
+def test_what_a_killed_process_left_goes_after_a_day(store: Path, age: int, kept: bool) -> None:
+    """Before, somebody may still write it."""
+    load(store)
+    left = segments(store)[0].with_name("0123.99.tmp")
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - age,) * 2)
+    load(store)
+    assert left.exists() == kept
+
+
+def test_an_interruption_leaves_nothing_of_a_segment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, segment: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index_file, "write", write)
+        load(store)
+    load(store)
+    (path,) = segments(store)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_store_that_may_only_be_read_has_an_index_as_well(store: Path) -> None:

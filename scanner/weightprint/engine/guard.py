@@ -23,8 +23,8 @@ import numpy as np
 
 from weightprint_kernels.layout import INT64
 
-WINDOWS = 256
-"""How many windows can be open at once: one for each reading thread."""
+WINDOWS = 512
+"""How many windows can be open at once: twice as many as there may be reading threads."""
 
 TABLE, PREVIOUS = "weightprint_guarded_windows", "weightprint_previous_sigbus"
 """Names under which the compiled handler finds the windows and the action that the signal had before."""

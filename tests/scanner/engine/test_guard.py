@@ -92,13 +92,11 @@ def test_as_many_windows_as_reading_threads_at_once(
     guard: Guard, maps: tuple[list[Path], list[npt.NDArray[np.uint8]]]
 ) -> None:
     paths, arrays = maps
+    starts = [arrays[number * len(arrays) // WINDOWS].ctypes.data + number % 8 * PAGE for number in range(WINDOWS)]
     with ExitStack() as stack:
-        missing = [
-            stack.enter_context(guard.watch(arrays[number // 100].ctypes.data + number % 8 * PAGE, PAGE))
-            for number in range(WINDOWS)
-        ]
-        os.truncate(paths[2], 0)
-        assert arrays[2][255 % 8 * PAGE] == 0
+        missing = [stack.enter_context(guard.watch(start, PAGE)) for start in starts]
+        os.truncate(paths[-1], 0)
+        assert arrays[-1][(WINDOWS - 1) % 8 * PAGE] == 0
         assert sum(was_missing() for was_missing in missing) == 1
 
 
