@@ -3,7 +3,7 @@
 Makes sharded bf16 checkpoints of the Llama layout (safetensors, random weights), scans each in a process of its own and
 prints what the operating system says of that process, beside a process that only imports what a scan imports.
 
-    python bench/memory.py [--sizes 0.2 2] [--directory DIR]
+    python bench/memory.py [--sizes 0.5 4] [--directory DIR]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from weightprint.throughput.synthetic import Shape, write_llama
 
-SHAPE = Shape(hidden=2048, key_value=512, feed_forward=5632)
+SHAPE = Shape(hidden=4096, key_value=2048, feed_forward=2048)  # 96 MiB of attention a layer: slots are full
 # Reports its own peak, so that neither the parent nor other children take part.
 CHILD = """
 import json, resource, sys
@@ -83,7 +83,7 @@ def measure(size: float, directory: Path, baseline: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=float, nargs="+", default=[0.2, 2.0], help="gigabytes of each checkpoint")
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.5, 4.0], help="gigabytes of each checkpoint")
     parser.add_argument("--directory", type=Path, default=None, help="where the checkpoints are written and removed")
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of a table")
     options = parser.parse_args()

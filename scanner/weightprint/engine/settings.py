@@ -10,8 +10,8 @@ from weightprint.errors import UsageError
 MOST_THREADS = 12
 MAPPED_MIB = 192
 """What all threads map at once by default, or the ring holds. Fewer threads get larger slots, up to MOST_SLOT_MIB: what
-a slot costs beside its bytes (a mapping, a lock) was 10% of 16 MiB on two threads, and 2% of 64."""
-MOST_SLOT_MIB = 64
+a slot costs beside its bytes (a mapping, a lock, a start) was 25% of 16 MiB on two threads, and 5% of 64."""
+MOST_SLOT_MIB = 96
 MOST_READERS = 8
 """Threads that fill the ring of a device: what a link of 50 GB/s takes at 7 GB/s a thread."""
 
@@ -30,8 +30,7 @@ class Settings:
 def read_settings() -> Settings:
     """The settings of the environment; raises UsageError E_USAGE."""
     threads = _whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256)
-    share = max(MAPPED_MIB // threads, 1)
-    slot_mib = _whole("WEIGHTPRINT_SLOT_MIB", min(2 ** (share.bit_length() - 1), MOST_SLOT_MIB), 1, 1024)
+    slot_mib = _whole("WEIGHTPRINT_SLOT_MIB", min(max(MAPPED_MIB // threads, 1), MOST_SLOT_MIB), 1, 1024)
     return Settings(
         threads=threads,
         readers=_whole("WEIGHTPRINT_READERS", min(processors(), MOST_READERS), 1, 256),

@@ -49,7 +49,7 @@ def test_threads_that_are_set(value: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("threads", "mebibytes", "places"), [(1, 64, 3), (2, 64, 3), (3, 64, 3), (4, 32, 6), (12, 16, 12), (256, 1, 192)]
+    ("threads", "mebibytes", "places"), [(1, 96, 3), (2, 96, 3), (3, 64, 3), (4, 48, 4), (12, 16, 12), (256, 1, 192)]
 )
 def test_threads_share_what_is_mapped_at_once(
     threads: int, mebibytes: int, places: int, monkeypatch: pytest.MonkeyPatch
