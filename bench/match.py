@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -88,7 +89,7 @@ def synthetic(count: int, seed: int, planted: bool) -> ShapeClass:
     generator = np.random.default_rng(seed)
     codes = tuple(random_codes(count, generator) for _ in "vo")
     for channel in codes if planted else ():
-        channel[1] = related(channel[0], generator)
+        channel[1] = related(channel[:1][0], generator)
         channel[3] = related(channel[2], generator)[::-1]
     points = 0.02 + 0.005 * generator.random((count, 4 * LAYERS))
     return ShapeClass(shape(), np.arange(count), codes, points, generator.integers(0, 2**63, count).astype(np.uint64))
@@ -96,8 +97,9 @@ def synthetic(count: int, seed: int, planted: bool) -> ShapeClass:
 
 def fingerprint(of: ShapeClass, row: int) -> Fingerprint:
     """A whole fingerprint with these codes and standard deviations: an energy is its code, moved above zero."""
+    codes = [own[row : row + 1][0] for own in of.codes]
     energies = {
-        (STACK, layer, channel): of.codes[group][row, layer].astype(np.float32) + BLOCK
+        (STACK, layer, channel): codes[group][layer].astype(np.float32) + BLOCK
         for group, channel in enumerate("vo")
         for layer in range(LAYERS)
     }
@@ -208,7 +210,7 @@ def measured(own: ShapeClass, pairs: npt.NDArray[np.int64], rounds: int) -> dict
     report_bytes = sum(map(len, WRITERS[".json"]({"pairs": pair_documents(judged)})))
     reported = time.perf_counter() - started
     middle = statistics.median(totals)
-    streamed = sum(codes.nbytes for codes in own.codes)
+    streamed = sum(math.prod(codes.shape) for codes in own.codes)
     return {
         "pairs": len(pairs),
         "seconds": middle,
@@ -254,7 +256,7 @@ def in_memory(case: str, count: int, rounds: int) -> dict[str, Any]:
 def suspect_of(own: ShapeClass) -> Fingerprint:
     """A relative of number 0 that is not among the references."""
     generator = np.random.default_rng(1)
-    codes = tuple(related(channel[0], generator)[None] for channel in own.codes)
+    codes = tuple(related(channel[:1][0], generator)[None] for channel in own.codes)
     points = 0.02 + 0.005 * generator.random((1, own.points.shape[1]))
     return replace(fingerprint(replace(own, codes=codes, points=points), 0), name="suspect", path="/suspect")
 
@@ -323,7 +325,7 @@ def through_segments(count: int, rounds: int, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         index_file.write(paths[-1], Segment(entries, (own,)))
         written += time.perf_counter() - started
-    index.read_content = lambda path: content  # only number 0 is related to the suspect
+    vars(index)["read_content"] = lambda path: content  # only number 0 is related to the suspect
     del own, entries
     before = peak_mib()
     totals, stages, cold = [], [], 0.0
@@ -374,7 +376,7 @@ def entry_of(row: int, start: int, digest: str) -> Entry:
     light_one = Fingerprint(
         name, f"/models/{name}", "complete", None, None, (), {}, Coverage(LAYERS, LAYERS), (source,), Bytes(1, 1, 1)
     )
-    return Entry(f"{name}{SUFFIX}", (1, start, row), digest, light_one, (), 4 * LAYERS, 0, ("bf16",))
+    return Entry(f"{name}{SUFFIX}", (1, start, start, row), digest, light_one, (), 4 * LAYERS, 0, ("bf16",))
 
 
 def forget_pages(paths: list[Path]) -> None:
