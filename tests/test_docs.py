@@ -258,8 +258,8 @@ def test_no_function_takes_too_many_parameters() -> None:
 
 
 def is_kernel(function: ast.FunctionDef) -> bool:
-    """A kernel takes pointers and sizes one by one; the language knows no records."""
-    return any("jit" in ast.unparse(decorator) for decorator in function.decorator_list)
+    """A kernel takes pointers and sizes one by one; its language knows no records."""
+    return any(word in ast.unparse(decorator) for decorator in function.decorator_list for word in ("jit", "intrinsic"))
 
 
 def test_test_modules_have_names_of_their_own() -> None:
