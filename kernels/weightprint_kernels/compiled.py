@@ -2,16 +2,23 @@
 """Compiling for this processor, with what was compiled kept on disk, whatever the disk does.
 
 Numba keeps machine code beside the source or in the user's cache directory. A directory that cannot be written, a file
-there that a power cut left empty, or a disk that is full must cost a compilation and nothing else.
+there that a power cut left empty, or a disk that is full must cost a compilation and nothing else. What was compiled
+from other sources is not used: Numba looks at the file of the function alone, and much of what a function does, and
+every constant that it takes, may be written beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from numba import cfunc, njit
+from numba import config, njit
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -24,7 +31,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         except RuntimeError:  # no directory for compiled code can be written
             kernel = njit(nogil=True, **options)(function)
         else:
-            _forgive(kernel._cache)
+            if not config.DISABLE_JIT:  # else it is the function itself
+                _stamp(kernel._cache, function)
+                _forgive(kernel._cache)
         return kernel  # type: ignore[no-any-return]
 
     return decorate
@@ -34,12 +43,36 @@ def compiled_callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """A decorator as ``numba.cfunc(signature)``: a function that C can call by its address, kept on disk likewise."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return cfunc(signature, cache=True)(function)
-        except Exception:  # noqa: BLE001  no directory, or a damaged file in it
-            return cfunc(signature)(function)
+        for kept in (True, False):
+            callback: Any = CFunc(function, normalize_signature(signature), locals={}, options={})
+            try:
+                if kept:
+                    callback.enable_caching()
+                    _stamp(callback._cache, function)
+                callback.compile()
+            except Exception:  # no directory, or a damaged file in it
+                if not kept:
+                    raise
+            else:
+                break
+        return callback
 
     return decorate
+
+
+def _stamp(cache: Any, function: Callable[..., Any]) -> None:
+    """Take what was compiled from other sources of the function's folder for stale."""
+    index = cache._cache_file
+    index._source_stamp = (index._source_stamp, _digest_of(Path(function.__code__.co_filename).parent))
+
+
+@functools.cache
+def _digest_of(folder: Path) -> str:
+    """Of the sources in a folder, and of those of this package, which a function of another may be compiled with."""
+    digest = hashlib.sha256()
+    for source in sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")}):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _forgive(cache: Any) -> None:

@@ -28,9 +28,9 @@ FLUSH_ROWS = 64
 """Squares added up in float32 before a column's energy goes on in float64."""
 
 FAULT_BYTES = 2**16
-BLOCK_LINES = 64
-"""Lines added up in float32: 64 additions to each lane. Many more, and values of which there are few different ones, as
-in coarse formats, round the same way too often."""
+BLOCK_LINES = 16
+"""Lines added up in float32: 16 additions to each lane, whose roundings cannot add up to more than 1e-6, whatever the
+values are."""
 SHIFTED_LINES = 8
 """The same about a mean: there most deviations of a coarse format can be tiny beside a few."""
 

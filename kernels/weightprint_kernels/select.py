@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
-import sys
-from pathlib import Path
 
 from weightprint_kernels.backend import Backend
+from weightprint_kernels.driver import driver_present
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -47,30 +45,14 @@ def select_backend(device: str) -> tuple[Backend, str]:
     return TritonBackend(place), f"{place} with triton"
 
 
-def driver_present() -> bool:
-    """Whether a GPU driver can be loaded. Without one torch has no device either, and need not be asked: importing it
-    takes a second."""
-    if sys.platform != "linux" or Path("/dev/kfd").exists():
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
 def _on_cpu(reason: str) -> tuple[Backend, str]:
     """Numba, or torch where Numba is missing or the processor is too old for it.
 
     torch gets one thread, for the whole process: on regions as small as a batch its threads wait for each other by
     spinning, and two of them read 1.3 times as fast as one on two idle cores, and forty times slower on two busy ones.
     """
-    if importlib.util.find_spec("numba") is None:
-        return _torch_on_cpu(f"{reason}; numba is not installed")
-    import numba
-
-    if numba.config.DISABLE_JIT:
-        return _torch_on_cpu(f"{reason}; NUMBA_DISABLE_JIT is set")
+    if (refusal := numba_refusal()) is not None:
+        return _torch_on_cpu(f"{reason}; {refusal}")
     from weightprint_kernels.line_sums import supported
 
     if not supported():
@@ -78,6 +60,15 @@ def _on_cpu(reason: str) -> tuple[Backend, str]:
     from weightprint_kernels.numba_backend import NumbaBackend
 
     return NumbaBackend(), reason
+
+
+def numba_refusal() -> str | None:
+    """Why Numba cannot compile here; None where it can."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    import numba
+
+    return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else None
 
 
 def _torch_on_cpu(reason: str) -> tuple[Backend, str]:

@@ -184,10 +184,13 @@ def fingerprints_below(root: Path, files: Sequence[Path]) -> tuple[list[Fingerpr
             known.update(live)
             kept.append((path, live))
     missing = [name for name in names if name not in known]
+    replaced: list[Path] = []
     for path, live in sorted(kept, key=lambda one: len(one[1])) if missing else ():
         if len(live) <= len(missing) and 2 * len(live) < SEGMENT_FILES:
             missing += live
-            discard(path)
+            replaced.append(path)
+            for name in live:
+                del known[name]
     notices: list[Notice] = []
     for start in range(0, len(missing), SEGMENT_FILES):
         some = missing[start : start + SEGMENT_FILES]
@@ -195,6 +198,8 @@ def fingerprints_below(root: Path, files: Sequence[Path]) -> tuple[list[Fingerpr
         notices += own
         segment = _saved(cache, segment)
         known.update({entry.file: (segment, number) for number, entry in enumerate(segment.entries)})
+    for path in replaced:
+        discard(path)
     found = [light(names[name], *known[name]) for name in names if name in known]
     return found, notices
 
@@ -258,8 +263,9 @@ def _segments(cache: Path) -> Iterator[tuple[Path, Segment]]:
     try:
         paths = sorted(cache.glob(f"*{index_file.SUFFIX}"))
         for leftover in cache.glob(f"*{TEMPORARY_SUFFIX}"):
-            if leftover.stat().st_mtime < time.time() - LEFT_SECONDS:
-                discard(leftover)
+            with contextlib.suppress(OSError):  # another process may have finished it
+                if leftover.stat().st_mtime < time.time() - LEFT_SECONDS:
+                    leftover.unlink()
     except OSError:
         return
     for path in paths:

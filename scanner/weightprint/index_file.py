@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -86,12 +87,26 @@ def write(path: Path, segment: Segment) -> None:
             file.write(np.ascontiguousarray(codes[:]).data)
 
 
+class _Opened:
+    """An open file, closed when nobody holds it any more; raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
 @dataclass(frozen=True)
 class StoredCodes:
-    """Codes int8 [members, layers, units] from byte ``offset`` of ``path``, read where they are sliced."""
+    """Codes int8 [members, layers, units] from byte ``offset`` of ``file``, read where they are sliced. The file stays
+    open as long as somebody holds them, so that another process may replace it."""
 
     shape: tuple[int, int, int]
-    path: Path
+    file: _Opened
     offset: int
 
     def __getitem__(self, rows: slice) -> INT8:
@@ -99,30 +114,35 @@ class StoredCodes:
         first, stop, _ = rows.indices(self.shape[0])
         size = self.shape[1] * self.shape[2]
         content = bytearray((stop - first) * size)
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(self.offset + first * size)
-                count = file.readinto(content)
-        except OSError:
-            count = -1
-        if count != len(content):
-            raise DamagedCodes(str(self.path))
+        view, done = memoryview(content), 0
+        while done < len(content):
+            try:
+                count = os.preadv(self.file.descriptor, [view[done:]], self.offset + first * size + done)
+            except OSError:
+                count = 0
+            if count == 0:
+                raise DamagedCodes(str(self.file.path))
+            done += count
         return np.frombuffer(content, np.int8).reshape(stop - first, *self.shape[1:])
 
 
 def read(path: Path) -> Segment:
     """Read all of a segment but its codes; raises DamagedSegment, or OSError."""
+    opened = _Opened(path)
     try:
-        with path.open("rb") as file:
-            return _parse(file, path)
+        with open(opened.descriptor, "rb", closefd=False) as file:
+            return _parse(file, opened)
     except OSError:
         raise
     except Exception:  # noqa: BLE001  a damaged file, or a hostile one, can fail anywhere
         raise DamagedSegment(str(path)) from None
 
 
-def _parse(file: BinaryIO, path: Path) -> Segment:
-    whole = os.fstat(file.fileno()).st_size
+def _parse(file: BinaryIO, opened: _Opened) -> Segment:
+    path, found = opened.path, os.fstat(opened.descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a file")
+    whole = found.st_size
     magic, header_length, figures_length, digest = _PREFIX.unpack(file.read(_PREFIX.size))
     end = _PREFIX.size + header_length + figures_length
     if magic != _MAGIC or end > whole:
@@ -149,7 +169,9 @@ def _parse(file: BinaryIO, path: Path) -> Segment:
             sums.append(own_sums)
             codes_at += -codes_at % _ALIGNED
             size = (count, len(group.layers), group.units if block else 0)
-            codes.append(StoredCodes(size, path, codes_at))
+            if min(size) < 0:
+                raise ValueError("a shape that cannot be")
+            codes.append(StoredCodes(size, opened, codes_at))
             codes_at += math.prod(size)
         classes.append(ShapeClass(shape, members, tuple(codes), points, deviations, tuple(sums), str(path)))
     if at != len(figures) or codes_at != whole:

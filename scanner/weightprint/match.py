@@ -1,8 +1,8 @@
 """Fingerprints in memory and in the index against each other: in bulk, and every finding from the files themselves.
 
 What the index lets pass is decided by its figures. Whatever would be a finding, by p or by score, is compared again
-from the fingerprint files. A segment whose codes do not add up, or are of another file than is there now, is removed,
-and its fingerprints are read one by one.
+from the fingerprint files. A segment whose codes do not add up, or are of another file than is there now, is removed
+if it can be, and its fingerprints are read one by one.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ from weightprint.index import Stored, checked, discard, ready_classes, stored_of
 _SIMILAR = WORDS.index("similar-profile")
 
 
-def match(fingerprints: Sequence[Fingerprint], pairs: INT64, alpha: float, device: str = "cpu") -> Judged:
+def match(
+    fingerprints: Sequence[Fingerprint], pairs: INT64, alpha: float, device: str = "cpu", lost: int = 0
+) -> Judged:
     """Compare and judge ``pairs`` int64 [pairs, 2] of ``fingerprints``, of the index or not; raises StoreError if a
-    file of the index is gone that something is found in."""
+    file of the index is gone that something is found in. ``lost`` pairs more count as tested."""
     damaged: set[Path] = set()
     while True:
         try:
-            return _match(fingerprints, pairs, alpha, device, damaged)
+            return _match(fingerprints, pairs, (alpha, lost), device, damaged)
         except DamagedCodes as error:
             damaged.add(Path(error.source))
             discard(Path(error.source))
 
 
 def _match(
-    fingerprints: Sequence[Fingerprint], pairs: INT64, alpha: float, device: str, damaged: Collection[Path]
+    fingerprints: Sequence[Fingerprint], pairs: INT64, level: tuple[float, int], device: str, damaged: Collection[Path]
 ) -> Judged:
+    alpha, lost = level
     sources = [_usable(stored_of(fingerprint), damaged) for fingerprint in fingerprints]
     labels, classes = packed_sides((n, whole(f)) for n, f in enumerate(fingerprints) if sources[n] is None)
     collection = join(
@@ -63,7 +66,7 @@ def _match(
     found = compare_collection(collection, pairs, load, compare_pair, product_for(device, len(pairs)), limit)
     of_index = np.array([source is not None for source in sources], bool)[pairs].any(axis=1)
     while True:
-        judged = judge(found, alpha)
+        judged = judge(found, alpha, lost)
         high = np.flatnonzero(of_index & (judged.figures.words == _SIMILAR))
         again = sorted(set(high.tolist()) - set(found.made_one_by_one))
         if not again:

@@ -33,7 +33,8 @@ from weightprint_kernels.layout import (
 )
 
 SLOT_BYTES = 16 * 2**20
-PIECES_PER_SLOT = 4  # a slot that cannot take another piece is at least three quarters full
+PIECE_BYTES = 4 * 2**20
+"""Of a piece at most, and so of a slot at least: a larger slot that cannot take another piece is nearly full."""
 GAP_BYTES = 2**20
 GAP_SHARE = 100  # a gap may be read over where it is at most 1/100 of what the slot reads already
 
@@ -118,7 +119,7 @@ def plan_reads(matrices: Sequence[Matrix], slot_bytes: int = SLOT_BYTES) -> Plan
     tensors, regions = _collect(matrices)
     intervals, interval_of = _intervals(regions)
     # Pieces decide the order of sums, so they must not depend on how many of them a slot holds.
-    pieces = _cut(tensors, intervals, min(slot_bytes, SLOT_BYTES))
+    pieces = _cut(tensors, intervals, min(slot_bytes, PIECE_BYTES))
     parts = _clip(tensors, regions, intervals, interval_of, pieces)
     paths = tuple(dict.fromkeys(sorted((spec.path for spec in tensors.specs), key=str)))
     number_of = {path: number for number, path in enumerate(paths)}
@@ -283,14 +284,14 @@ def _intervals(regions: _Regions) -> tuple[_Intervals, INT64]:
     return _Intervals(*np.array(joined, np.int64).reshape(-1, 3).T), interval_of
 
 
-def _cut(tensors: _Tensors, intervals: _Intervals, slot_bytes: int) -> _Pieces:
-    """Cut intervals into pieces of at most a quarter of a slot, or one row; rows longer than a slot between chunks, so
-    that every chunk stays whole."""
+def _cut(tensors: _Tensors, intervals: _Intervals, piece_bytes: int) -> _Pieces:
+    """Cut intervals into pieces of at most ``piece_bytes``; rows longer than that between chunks, so that every chunk
+    stays whole."""
     columns, itemsize = tensors.columns[intervals.tensor], tensors.itemsize[intervals.tensor]
     row_bytes = columns * itemsize
-    rows_each = np.maximum(slot_bytes // PIECES_PER_SLOT // np.maximum(row_bytes, 1), 1)
-    chunks = np.maximum(slot_bytes // itemsize // CHUNK_ELEMENTS, 1) * CHUNK_ELEMENTS
-    columns_each = np.maximum(np.where(row_bytes > slot_bytes, chunks, columns), 1)
+    rows_each = np.maximum(piece_bytes // np.maximum(row_bytes, 1), 1)
+    chunks = np.maximum(piece_bytes // itemsize // CHUNK_ELEMENTS, 1) * CHUNK_ELEMENTS
+    columns_each = np.maximum(np.where(row_bytes > piece_bytes, chunks, columns), 1)
     across = -(-columns // columns_each)
     counts = -(-(intervals.bottom - intervals.top) // rows_each) * across
     interval, within = spread(counts)

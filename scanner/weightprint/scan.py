@@ -336,16 +336,19 @@ def _compare_readable(
     mine: tuple[Outcome, ...], theirs: tuple[Outcome, ...], options: ScanOptions
 ) -> tuple[Sequence[Comparison], tuple[Outcome, ...], tuple[Notice, ...]]:
     """All comparisons, and the references that they were made with: one of the index whose file turns out to be damaged
-    or gone, where something is found in it, costs a notice and is not compared, as if it had been read at first."""
+    or gone, where something is found in it, costs a notice and is not compared. Its pairs have been looked at all the
+    same, and count as tested."""
+    lost = 0
     notices: list[Notice] = []
     while True:
         try:
-            return _compare(mine, theirs, options), theirs, tuple(notices)
+            return _compare(mine, theirs, options, lost), theirs, tuple(notices)
         except StoreError as error:
             left = tuple(own for own in theirs if _indexed_file(own) != error.path)
             if len(left) == len(theirs):
                 raise
             notices.append(error.notice())
+            lost += len(mine) * (len(theirs) - len(left))
             theirs = left
 
 
@@ -355,13 +358,15 @@ def _indexed_file(outcome: Outcome) -> str | None:
     return None if stored is None else str(stored.file)
 
 
-def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions) -> Sequence[Comparison]:
+def _compare(
+    mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions, lost: int
+) -> Sequence[Comparison]:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
     first, second = np.triu_indices(len(mine), 1, len(fingerprints))
     # Few pairs are done before torch is imported.
     device = "cuda" if options.device == "cuda" and len(first) >= FEWEST_PAIRS_FOR_A_DEVICE else "cpu"
-    return match(fingerprints, np.stack([first, second], axis=1), options.alpha, device)
+    return match(fingerprints, np.stack([first, second], axis=1), options.alpha, device, lost)
 
 
 def fingerprint_of(path: Path, engine: LazyEngine) -> Fingerprint:

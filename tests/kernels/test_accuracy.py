@@ -15,6 +15,7 @@ from weightprint_kernels.layout import (
     CHUNK_ELEMENTS,
     COLUMN_ENERGY,
     ITEMSIZE,
+    NO_ENERGY,
     ROW_ENERGY,
     TILE_COLUMNS,
     chunk_rectangles,
@@ -25,6 +26,24 @@ from weightprint_kernels.merge import as_merged, merge_rows, row_energies
 
 if INTERPRETING:
     pytest.skip("takes the interpreter minutes", allow_module_level=True)
+
+
+@pytest.mark.parametrize("period", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("backend", backends())
+def test_small_values_after_large_ones(backend: str, dtype: str, period: int) -> None:
+    """Each lane adds many squares to one that is so much larger that all are rounded the same way."""
+    line = np.resize([1.0, -1.0], 64 // ITEMSIZE[dtype])
+    lines = np.tile(line * 2.0**-12, (512, 1))
+    lines[::period] = line
+    matrix = Case("small-after-large", dtype, encode(lines.reshape(64, -1), dtype))
+    data = matrix.guarded(GUARDS[0])
+    made = backends()[backend]()
+    for axis in (NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY):
+        wanted = rectangle(matrix.offset, matrix.rows, matrix.columns, matrix.stride, axis)
+        (merged,) = as_merged(reduce(made, data, made.place(data), wanted, dtype).moments)
+        assert_moments(merged, truth(matrix.values()))
+
 
 ROWS, COLUMNS = 448, 9360
 """Rows of one full chunk and a rest; tiles of two heights and two widths."""

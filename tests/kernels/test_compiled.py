@@ -48,6 +48,22 @@ def test_a_second_process_loads_what_the_first_compiled(program: Path, tmp_path:
     assert run(program, tmp_path / "cache") == "1 1"
 
 
+def test_what_was_compiled_from_other_sources_is_compiled_again(program: Path, tmp_path: Path) -> None:
+    """Also where only a file beside the function's own has changed: it may hold what the function calls."""
+    beside = program.with_name("beside.py")
+    beside.write_text("LIMIT = 1\n")
+    assert [run(program, tmp_path / "cache") for _ in range(2)] == ["0 0", "1 1"]
+    beside.write_text("LIMIT = 2\n")
+    assert [run(program, tmp_path / "cache") for _ in range(2)] == ["0 0", "1 1"]
+
+
+def test_functions_stay_as_they_are_where_nothing_is_compiled(program: Path) -> None:
+    """Under NUMBA_DISABLE_JIT a kernel is its Python source."""
+    program.write_text(PROGRAM.split("@compiled_callback", maxsplit=1)[0] + "assert twice(21) == 42\n")
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, str(program)], env=environment, check=True)
+
+
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("content", [b"", b"\0" * 100], ids=["empty", "zeros"])
 def test_a_damaged_cache_costs_a_compilation(content: bytes, suffix: str, program: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from weightprint_kernels.layout import (
     COLUMN_ENERGY,
     INT64,
     NO_ENERGY,
+    ROW_ENERGY,
     TILE_COLUMNS,
     TILE_ROWS,
     Rectangles,
@@ -154,3 +155,9 @@ def test_a_rectangle_is_a_table_of_one() -> None:
 )
 def test_spread(counts: list[int], owner: list[int], within: list[int]) -> None:
     assert [column.tolist() for column in spread(np.array(counts, np.int64))] == [owner, within]
+
+
+def test_how_many_energies_rectangles_give() -> None:
+    axis = np.array([NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY])
+    table = Rectangles(np.zeros(3, np.int64), np.zeros(3, np.int64), np.array([2, 3, 4]), np.array([5, 6, 7]), axis)
+    assert table.units().tolist() == [0, 3, 7]

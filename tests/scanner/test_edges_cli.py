@@ -373,7 +373,7 @@ def test_the_first_signal_decides(
     monkeypatch.setattr("weightprint.gather.discover", interrupted_twice)
     code, out, err = call("scan", models)
     assert (code, out) == (128 + first, "")
-    assert err == "weightprint: interrupted; what is done is in the store, the same command goes on from there\n"
+    assert err == "weightprint: interrupted; the same command goes on from what a scan has put into its store\n"
 
 
 @pytest.mark.parametrize("command", ["refs list", "refs remove x"])

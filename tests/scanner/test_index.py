@@ -1,9 +1,10 @@
 """The index of a directory of fingerprints: the same answers as without it, rebuilt when stale, never trusted."""
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from weightprint.compare import compare_all, judge
 from weightprint.compare.comparisons import Comparisons
 from weightprint.compare.packed import DamagedCodes
 from weightprint.compare.verdict import Judged
-from weightprint.data import Fingerprint
+from weightprint.data import Comparison, Fingerprint
+from weightprint.errors import StoreError
 from weightprint.fingerprint_file import SUFFIX, read_fingerprint
 from weightprint.gather import gather
 from weightprint.index import cache_of, fingerprints_below, matrix_figures, stored_of, whole
@@ -343,6 +345,12 @@ def test_members_that_are_not_there_are_damage(
         index_file.read(other)
 
 
+def corrected_over(comparisons: Sequence[Comparison]) -> set[int]:
+    """Over how many pairs was corrected, as the reasons say."""
+    found = [re.search(r"correction over (\d+) pair", reason) for pair in comparisons for reason in pair.reasons]
+    return {int(match[1]) for match in found if match}
+
+
 @pytest.mark.parametrize("what", ["damaged", "gone"])
 def test_a_reference_that_is_lost_after_it_was_packed_costs_a_notice(
     what: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,12 +369,14 @@ def test_a_reference_that_is_lost_after_it_was_packed_costs_a_notice(
 
     monkeypatch.setattr(scans, "_compare", meanwhile)
     if what == "damaged":
-        before, content = file.stat(), bytearray(file.read_bytes())
+        content = bytearray(file.read_bytes())
         content[-1] ^= 1
+        unseen, state_of = index._state(file), index._state
         with file.open("r+b") as opened:
             opened.write(content)
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        monkeypatch.setattr(index, "_state", lambda asked: unseen if asked == file else state_of(asked))
     report = scan(options)
+    assert corrected_over(report.comparisons) == corrected_over(whole_scan.comparisons)
     assert [notice.path for notice in report.notices] == [str(file)]
     assert [notice.code for notice in report.notices] == [
         "E_FINGERPRINT_CORRUPT" if what == "damaged" else "E_NOT_REGULAR"
@@ -497,6 +507,54 @@ def test_a_store_that_may_only_be_read_has_an_index_as_well(store: Path) -> None
     assert against_all(load(store)) == expected(store)
     assert len(segments(store)) == 1
     assert sorted(os.listdir(store)) == [file.name for file in files_of(store)]  # noqa: PTH208  hidden files too
+
+
+def test_a_segment_that_another_process_replaced_is_still_read(store: Path) -> None:
+    """It was opened, and is not damaged."""
+    found = load(store)
+    for path in segments(store):
+        path.unlink()
+    assert against_all(found) == expected(store)
+    assert segments(store) == []
+
+
+def test_a_pipe_is_no_segment(store: Path) -> None:
+    """And nobody waits for its other end."""
+    load(store)
+    (path,) = segments(store)
+    os.mkfifo(path.with_stem("0"))
+    assert against_all(load(store)) == expected(store)
+    assert segments(store) == [path]
+
+
+def test_a_temporary_that_goes_meanwhile_costs_nothing(store: Path, built: list[list[str]]) -> None:
+    load(store)
+    (path,) = segments(store)
+    path.with_name("gone.tmp").symlink_to(path.with_name("nowhere"))
+    assert against_all(load(store)) == expected(store)
+    assert built[1:] == []
+
+
+def test_what_cannot_be_read_any_more_is_not_taken_from_a_segment_that_goes(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New files make a new segment, which takes along what a small one holds, where it can still be read."""
+    load(store)
+    lost = file_of(store, "m3")
+    for seed in range(100, 100 + len(files_of(store)) + 1):
+        stores.save(store, model(f"m{seed}", seed, SHAPE))
+    original = index.read_content
+
+    def read_content(path: Path) -> bytes:
+        if path == lost:
+            raise StoreError("E_READ", "Input/output error", path=path)
+        return original(path)
+
+    monkeypatch.setattr(index, "read_content", read_content)
+    found, notices = fingerprints_below(store, files_of(store))
+    assert [notice.path for notice in notices] == [str(lost)]
+    assert "m3" not in {own.name for own in found}
+    assert len(found) == len(files_of(store)) - 1
 
 
 def test_two_segments_of_the_same_files_count_once(store: Path) -> None:

@@ -56,7 +56,7 @@ ORDER = test_atomic.test_the_file_is_on_disk_before_it_gets_its_name_and_the_nam
 NUMPY = test_moments.test_figures_are_those_of_numpy_and_scipy
 FEW = {"values": np.array([-1.0, 0.0, 0.0, 5.0])}
 LARGE = 2**22
-INDEX, SEGMENT, MATCH, PACKED = "index", "index_file", "match", "compare.packed"
+INDEX, SEGMENT, MATCH, PACKED, SCAN = "index", "index_file", "match", "compare.packed", "scan"
 
 FAULTS = [
     Fault(PLAN, "orientation", "along_rows = matrix.transposed == spec.column_major", "along_rows = not matrix.transposed", FIGURES, layout("column-major")),
@@ -67,7 +67,7 @@ FAULTS = [
     Fault(PLAN, "any-gap", "0 <= gap <= GAP_BYTES and", "0 <= gap and", test_plan.test_no_gap_of_more_than_a_mebibyte_is_read_over, {"gap": 2**20 + 1, "joined": False}),
     Fault(PLAN, "files-joined", "near = own == last and", "near = last >= 0 and", test_plan.test_files_are_never_joined),
     Fault(PLAN, "slot-overfull", "not near or begin + size - start > slot_bytes", "not near", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 1024}),
-    Fault(PLAN, "too-many-rows", "slot_bytes // PIECES_PER_SLOT //", "slot_bytes * PIECES_PER_SLOT //", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 4096}),
+    Fault(PLAN, "too-many-rows", "piece_bytes // np.maximum(row_bytes, 1)", "4 * piece_bytes // np.maximum(row_bytes, 1)", test_plan.test_slots_stay_within_their_size, {"slot_bytes": 4096}),
     Fault(PLAN, "cut-inside-a-chunk", "// itemsize // CHUNK_ELEMENTS, 1) * CHUNK_ELEMENTS", "// itemsize - 1, 1)", test_plan.test_rows_longer_than_a_slot_are_cut_between_chunks),
     Fault(PLAN, "row-units-of-pieces", "[regions.axis[region] == ROW_ENERGY], [down]", "[regions.axis[region] == ROW_ENERGY], [0 * down]", FIGURES, layout("row-major")),
     Fault(PLAN, "column-units-of-pieces", "[down], along)", "[down], 0 * along)", FIGURES, layout("wide")),
@@ -146,8 +146,10 @@ FAULTS = [
     Fault(INDEX, "half-dead-kept", "2 * len(live) < len(segment.entries)", "not live", test_index.test_a_segment_of_which_little_counts_goes),
     Fault(INDEX, "segments-pile-up", "if len(live) <= len(missing) and", "if not live and", test_index.test_small_segments_are_joined),
     Fault(INDEX, "damage-unsaid", "notices += own", "pass", test_index.test_a_damaged_fingerprint_is_a_notice_each_time),
-    Fault(INDEX, "half-written-left", "        discard(temporary)\n", "        pass\n", test_index.test_nothing_is_left_of_a_segment_that_could_not_be_written),
-    Fault(INDEX, "digest-not-compared", "hashlib.sha256(content).hexdigest() != self.entry.digest", "False", test_index.test_a_file_changed_in_place_costs_the_segment_where_it_is_found),
+    Fault(INDEX, "half-written-left", "        discard(temporary)\n        return segment\n", "        return segment\n", test_index.test_nothing_is_left_of_a_segment_that_could_not_be_written),
+    Fault(INDEX, "digest-not-compared", "hashlib.sha256(content).hexdigest() != self.entry.digest", "False", test_index.test_a_file_changed_unseen_costs_the_segment_where_it_is_found),
+    Fault(INDEX, "lost-yet-known", "                del known[name]\n", "                pass\n", test_index.test_what_cannot_be_read_any_more_is_not_taken_from_a_segment_that_goes),
+    Fault(SCAN, "lost-not-counted", "options.alpha, device, lost)", "options.alpha, device)", test_index.test_a_reference_that_is_lost_after_it_was_packed_costs_a_notice, {"what": "gone"}),
     Fault(INDEX, "files-opened-for-a-report", "return MatrixFigures(stored.entry.matrices, stored", "return MatrixFigures(sum(1 for _ in fingerprint.matrices), stored", test_index.test_reports_open_no_file),
     Fault(INDEX, "another-entry", "number_of[list(numbers[key])] = list(numbers[key].values())", "number_of[list(numbers[key])] = list(numbers[key].values())[::-1]", test_index.test_references_against_each_other),
     Fault(SEGMENT, "damage-not-looked-for", "if digest != _digest((header_length, figures_length), header, figures):", "if len(digest) != 32:", test_index.test_every_flipped_bit_is_found),

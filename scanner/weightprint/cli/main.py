@@ -29,7 +29,7 @@ def main() -> None:
         say(f"weightprint: {error.line()}")
         sys.exit(exits.exit_code_of(error))
     except exits.Interrupted as interruption:
-        say("weightprint: interrupted; what is done is in the store, the same command goes on from there")
+        say("weightprint: interrupted; the same command goes on from what a scan has put into its store")
         sys.exit(interruption.exit_code)
     except (typer.Exit, SystemExit):
         raise

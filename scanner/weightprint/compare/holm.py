@@ -19,11 +19,11 @@ def holm(log10_p: Sequence[float | None]) -> list[float | None]:
     return [None if before is None else after for before, after in zip(log10_p, corrected.tolist(), strict=True)]
 
 
-def holm_of(log10_p: FLOAT64) -> FLOAT64:
-    """:func:`holm` of an array in which nan is a test not made."""
+def holm_of(log10_p: FLOAT64, more: int = 0) -> FLOAT64:
+    """:func:`holm` of an array in which nan is a test not made; ``more`` tests were made of which nothing is known."""
     made = np.flatnonzero(~np.isnan(log10_p))
     order = made[np.argsort(log10_p[made], kind="stable")]
-    raised = log10_p[order] + np.log10(np.arange(len(order), 0, -1))
+    raised = log10_p[order] + np.log10(np.arange(len(order), 0, -1) + more)
     corrected = np.full(len(log10_p), np.nan)
     corrected[order] = np.minimum(np.maximum.accumulate(raised), 0.0)
     return corrected

@@ -10,7 +10,7 @@ TILE_BYTES for each side's floats and for the product.
 
 from __future__ import annotations
 
-import importlib.util
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from weightprint.compare.blocks import INT64, order_codes
 from weightprint.compare.packed import INT8
+from weightprint_kernels.select import numba_refusal
 
 TILE_BYTES = 2**23
 FEWEST_TO_COMPILE = 4096
@@ -92,13 +93,21 @@ def torch_product(device: str) -> Product:
 
 
 def forgiving(product: Product) -> Product:
-    """The product, and the processor's for a tile at which the device fails or has no memory left."""
+    """The product, and the processor's for a tile that the device has no memory for, or from the tile on at which it
+    failed."""
+    import torch
+
+    failed = threading.Event()
 
     def safe(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
-        try:
-            return product(a, b, chosen, wide)
-        except RuntimeError:  # what torch raises for both
-            return numpy_product(a, b, chosen, wide)
+        if not failed.is_set():
+            try:
+                return product(a, b, chosen, wide)
+            except torch.OutOfMemoryError:
+                pass
+            except RuntimeError:  # what torch raises for every fault of a device
+                failed.set()
+        return numpy_product(a, b, chosen, wide)
 
     return safe
 
@@ -111,7 +120,7 @@ def product_for(device: str, pairs: int) -> Product:
 
         if device != "cuda" or torch.cuda.is_available():
             return forgiving(torch_product(device.removeprefix("torch-")))
-    if pairs < FEWEST_TO_COMPILE or importlib.util.find_spec("numba") is None:
+    if pairs < FEWEST_TO_COMPILE or numba_refusal() is not None:
         return numpy_product
     from weightprint.compare.fused import fused_product
 

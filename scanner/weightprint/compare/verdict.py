@@ -53,12 +53,12 @@ class _Background:
 class Judged(LazyComparisons):
     """Comparisons with their final words, each put together when it is looked at."""
 
-    def __init__(self, comparisons: Sequence[Comparison], alpha: float) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], alpha: float, lost: int) -> None:
         figures = figures_of(comparisons)
         self.preliminary = comparisons
-        self._corrected = holm_of(figures.pair_log10_p)
+        self._corrected = holm_of(figures.pair_log10_p, lost)
         self._rejected = self._corrected <= math.log10(alpha)  # nan is not
-        self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))))
+        self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))) + lost)
         self._background = _with_background(figures, self._rejected | (figures.words == WORDS.index("identical")))
         self._figures = replace(figures, words=self._final(figures), log10_p=self._corrected)
 
@@ -93,9 +93,10 @@ class Judged(LazyComparisons):
         return np.select(cases, range(len(WORDS)), 0).astype(np.int8)
 
 
-def judge(comparisons: Sequence[Comparison], alpha: float = ALPHA) -> Judged:
-    """Final verdicts of all pairs of one report, in the order given. Pairs without any test do not count as tested."""
-    return Judged(comparisons, alpha)
+def judge(comparisons: Sequence[Comparison], alpha: float = ALPHA, lost: int = 0) -> Judged:
+    """Final verdicts of all pairs of one report, in the order given. Pairs without any test do not count as tested;
+    ``lost`` more do, which were looked at and could not be reported."""
+    return Judged(comparisons, alpha, lost)
 
 
 def _judged(comparison: Comparison, rejected: bool, report: _Report) -> Comparison:

@@ -18,10 +18,7 @@ def open_engine(device: str) -> Engine:
     A device without the memory for the ring leaves the scan to the CPU, and the description says so.
     """
     settings = read_settings()
-    try:
-        backend, reason = select_backend(device)
-    except DeviceUnavailable as error:
-        raise DeviceError("E_DEVICE", str(error)) from None
+    backend, reason = backend_for(device)
     if backend.device == "cpu":
         return cpu_engine(settings, backend, reason)
     from weightprint.engine.device import DeviceEngine, RingSize
@@ -32,6 +29,14 @@ def open_engine(device: str) -> Engine:
         return DeviceEngine(cast(DeviceBackend, backend), size, lambda: cpu_engine(settings), description)
     except RuntimeError as error:
         return cpu_engine(settings, reason=f"{reason} could not be used ({' '.join(str(error).split())[:200]})")
+
+
+def backend_for(device: str) -> tuple[Backend, str]:
+    """What computes on ``device``, and why; raises DeviceError E_DEVICE if it is not there."""
+    try:
+        return select_backend(device)
+    except DeviceUnavailable as error:
+        raise DeviceError("E_DEVICE", str(error)) from None
 
 
 def cpu_engine(settings: Settings, backend: Backend | None = None, reason: str = "") -> CpuEngine:

@@ -6,12 +6,15 @@ import os
 from dataclasses import dataclass
 
 from weightprint.errors import UsageError
+from weightprint_kernels.driver import driver_present
 
 MOST_THREADS = 12
 MAPPED_MIB = 192
 """What all threads map at once by default, or the ring holds. Fewer threads get larger slots, up to MOST_SLOT_MIB: what
 a slot costs beside its bytes (a mapping, a lock, a start) was 25% of 16 MiB on two threads, and 5% of 64."""
-MOST_SLOT_MIB = 96
+MOST_SLOT_MIB, LEAST_SLOT_MIB = 96, 4
+DEVICE_SLOT_MIB = 16
+"""Of a slot where there may be a device: a ring of twelve places, whose copies and kernels overlap."""
 MOST_READERS = 8
 """Threads that fill the ring of a device: what a link of 50 GB/s takes at 7 GB/s a thread."""
 
@@ -30,7 +33,9 @@ class Settings:
 def read_settings() -> Settings:
     """The settings of the environment; raises UsageError E_USAGE."""
     threads = _whole("WEIGHTPRINT_THREADS", min(processors(), MOST_THREADS), 1, 256)
-    slot_mib = _whole("WEIGHTPRINT_SLOT_MIB", min(max(MAPPED_MIB // threads, 1), MOST_SLOT_MIB), 1, 1024)
+    most = DEVICE_SLOT_MIB if driver_present() else MOST_SLOT_MIB
+    share = max(min(MAPPED_MIB // threads, most), LEAST_SLOT_MIB)
+    slot_mib = _whole("WEIGHTPRINT_SLOT_MIB", share, LEAST_SLOT_MIB, 1024)
     return Settings(
         threads=threads,
         readers=_whole("WEIGHTPRINT_READERS", min(processors(), MOST_READERS), 1, 256),

@@ -23,6 +23,7 @@ def throughput_document(found: Throughput) -> dict[str, Any]:
         "reading": asdict(found.reading),
         "night": {
             "hours": NIGHT_HOURS,
+            "source": found.night_source,
             "gigabytes_per_second": found.night_rate,
             "attention_bytes": found.night_bytes,
             "checkpoints_of_8b": found.night_bytes / EIGHT_BILLION,
@@ -33,24 +34,45 @@ def throughput_document(found: Throughput) -> dict[str, Any]:
 
 def throughput_view(found: Throughput) -> RenderableType:
     """Kernels against their limit, reading against its limit, and a night at that rate."""
-    kernels = Table("kernel", "dtype", "work", "threads", "GB/s", "limit", "share")
+    kernels = _table("kernel", "dtype", "work", "threads", "GB/s", "limit", "share")
     for kernel in found.kernels:
         speeds = (f"{kernel.gigabytes_per_second:.1f}", f"{kernel.limit:.1f}", f"{kernel.share:.2f}")
         kernels.add_row(kernel.backend, kernel.dtype, kernel.work, str(kernel.threads), *speeds)
     reading = found.reading
-    rows = Table("reading", "GB/s", "of the limit")
+    rows = _table("reading", "GB/s", "share")
     rows.add_row(f"as it lay there ({reading.resident:.0%} in the page cache)", f"{reading.first:.2f}", "")
     rows.add_row("again", f"{reading.again:.2f}", f"{reading.again / reading.limit:.2f}")
-    rows.add_row("limit: every 8 bytes looked at", f"{reading.limit:.2f}", "")
-    night = size(round(found.night_bytes))
-    number = f"{found.night_bytes / EIGHT_BILLION:,.0f}"
+    rows.add_row("limit", f"{reading.limit:.2f}", "")
+    where = "a checkpoint made for this" if found.own else printable(reading.path)
     return Group(
         kernels,
-        Text(f"{size(reading.size)} of attention in {printable(reading.path)}, by {printable(reading.engine)}"),
+        Text(LIMIT, style="dim"),
+        Text(""),
+        Text(f"{size(reading.size)} of attention in {where}, by {printable(reading.engine)}"),
         rows,
-        Text(
-            f"{NIGHT_HOURS} hours at {found.night_rate:.2f} GB/s are {night} of attention, what some {number} "
-            "checkpoints of 8 billion parameters have in bf16"
-        ),
-        Text("weights that lie elsewhere come as fast as their storage gives them: name it as PATH", style="dim"),
+        Text(_night(found)),
+        *([Text("weightprint bench DIR measures the storage of DIR", style="dim")] if found.own else []),
     )
+
+
+LIMIT = (
+    "limit: every 8 bytes looked at by as many threads, on a GPU a copy on it; a kernel that asks for bytes ahead can "
+    "pass it"
+)
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
+
+
+def _night(found: Throughput) -> str:
+    """What a night could scan, and what that rests on."""
+    if found.night_source is None:
+        return f"{size(found.reading.size)} are too little to say what a night could scan"
+    number = f"{found.night_bytes / EIGHT_BILLION:,.0f}"
+    scanned = (
+        f"{NIGHT_HOURS} hours at {found.night_rate:.2f} GB/s are {size(round(found.night_bytes))} of attention, what "
+        f"some {number} checkpoints of 8 billion parameters have in bf16"
+    )
+    caution = "; this is the rate of the page cache: a night's checkpoints come as fast as their storage gives them"
+    return scanned if found.night_source == "storage" else scanned + caution

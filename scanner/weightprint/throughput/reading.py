@@ -6,8 +6,8 @@ engine has to do too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.util
 import mmap
 import os
 import threading
@@ -20,9 +20,12 @@ import numpy as np
 
 from weightprint.engine.collect import Reduction
 from weightprint.engine.files import OpenFiles, is_resident, read_slot
+from weightprint.engine.guard import installed_guard
 from weightprint.engine.protocol import Engine
+from weightprint.errors import CheckpointError
 from weightprint.plan import Plan, Slot
 from weightprint_kernels.layout import UINT8
+from weightprint_kernels.select import numba_refusal
 
 Span = tuple[Path, int, int]
 """File, first byte and number of bytes."""
@@ -34,15 +37,22 @@ def spans_of(plans: Sequence[Plan]) -> list[Span]:
 
 
 def read_everything(spans: Sequence[Span], threads: int) -> None:
-    """Look at every 8 bytes of ``spans``, through a fresh mapping of each file."""
+    """Look at every 8 bytes of ``spans``, through a fresh mapping of each file; raises CheckpointError where a file
+    became shorter."""
     with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
-        maps = {path: _map(path, stack) for path in {path: None for path, _, _ in spans}}
+        maps = {path: _mapped(path, stack) for path in {path: None for path, _, _ in spans}}
 
         def look(span: Span) -> None:
             path, offset, length = span
-            read_words()(np.frombuffer(maps[path], np.uint8)[offset : offset + length // 8 * 8])
+            if offset + length > len(maps[path][0]):
+                raise _shorter(path)
+            read_words()(maps[path][0][offset : offset + length // 8 * 8])
 
         list(pool.map(look, spans))
+        for path, (_, page_was_missing) in maps.items():
+            if page_was_missing():
+                raise _shorter(path)
+        maps.clear()  # the arrays go before their mappings
 
 
 def copy_everything(plans: Sequence[Plan], threads: int) -> None:
@@ -65,17 +75,35 @@ def copy_everything(plans: Sequence[Plan], threads: int) -> None:
 @functools.cache
 def read_words() -> Callable[[UINT8], object]:
     """Looks at every 8 bytes and does nothing with them; numpy where there is no numba."""
-    if importlib.util.find_spec("numba") is None:
+    if numba_refusal() is not None:
         return lambda data: np.bitwise_xor.reduce(data.view(np.uint64))
     from weightprint_kernels import numba_kernels
 
     return numba_kernels.read_words
 
 
-def _map(path: Path, stack: ExitStack) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
-    return stack.enter_context(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+def _mapped(path: Path, stack: ExitStack) -> tuple[UINT8, Callable[[], bool]]:
+    """A whole file, and whether a page of it was missing."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise _shorter(path)
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    stack.callback(_close, mapping)
+    data = np.frombuffer(mapping, np.uint8)
+    guard = installed_guard()
+    if guard is None:
+        return data, lambda: False
+    pages = -(-len(data) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return data, stack.enter_context(guard.watch(data.ctypes.data, pages))
+
+
+def _close(mapping: mmap.mmap) -> None:
+    with contextlib.suppress(BufferError):  # an exception that is on its way holds the array: it goes with it
+        mapping.close()
+
+
+def _shorter(path: Path) -> CheckpointError:
+    return CheckpointError("E_CHANGED", "became shorter while it was read; measure again", path=path)
 
 
 def reduce_everything(plans: Sequence[Plan], engine: Engine) -> list[Reduction]:
@@ -83,28 +111,21 @@ def reduce_everything(plans: Sequence[Plan], engine: Engine) -> list[Reduction]:
     return [pending.result() for pending in [engine.submit(plan) for plan in plans]]
 
 
-def resident_share(plans: Sequence[Plan]) -> float:
-    """Which share of the plans' slots is in the page cache, by samples."""
+def not_resident(spans: Sequence[Span]) -> list[Span]:
+    """Those that are not in the page cache, by samples."""
     found = []
-    for plan in plans:
-        for slot in plan.slots:
-            descriptor = os.open(slot.path, os.O_RDONLY)
-            try:
-                found.append(is_resident(descriptor, slot.offset, slot.length))
-            finally:
-                os.close(descriptor)
-    return sum(found) / max(len(found), 1)
+    for path, offset, length in spans:
+        with path.open("rb") as file:
+            if not is_resident(file.fileno(), offset, length):
+                found.append((path, offset, length))
+    return found
 
 
-def evict(plans: Sequence[Plan]) -> None:
-    """Drop what the plans read from the page cache, as far as the system does it."""
-    for path in {path for plan in plans for path in plan.paths}:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+def evict(spans: Sequence[Span]) -> None:
+    """Drop ``spans`` from the page cache, as far as the system does it."""
+    for path, offset, length in spans if hasattr(os, "posix_fadvise") else ():
+        with path.open("rb") as file, contextlib.suppress(OSError):
+            os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def codes(size: int, dtype: str, seed: int = 0) -> UINT8:

@@ -202,7 +202,7 @@ def test_a_signal_ends_the_command_and_says_how_to_go_on(
     monkeypatch.setattr("weightprint.gather.discover", lambda *arguments: signal.raise_signal(number))
     code, out, err = call("scan", str(models))
     assert (code, out) == (128 + number, "")
-    assert err == "weightprint: interrupted; what is done is in the store, the same command goes on from there\n"
+    assert err == "weightprint: interrupted; the same command goes on from what a scan has put into its store\n"
     assert code in exits.EXIT_CODES
 
 

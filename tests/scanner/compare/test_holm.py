@@ -3,12 +3,13 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from compare.build import LAW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightprint.compare.holm import bonferroni, holm, log10_count
+from weightprint.compare.holm import bonferroni, holm, holm_of, log10_count
 
 LOG10_P = st.floats(-5000, 0)
 MADE_OR_NOT = st.lists(st.one_of(st.none(), LOG10_P), max_size=30)
@@ -93,6 +94,14 @@ def test_worked_example() -> None:
     """p = 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02."""
     corrected = holm([math.log10(p) for p in (0.01, 0.04, 0.03, 0.005)])
     assert [10**value for value in corrected if value is not None] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(MADE, st.integers(0, 20))
+@LAW
+def test_tests_of_which_nothing_is_known_count_as_the_largest(values: list[float], more: int) -> None:
+    """Which is the worst that they can be for the others."""
+    known = holm_of(np.array([*values, *[0.0] * more]))[: len(values)]
+    assert holm_of(np.array(values), more).tolist() == pytest.approx(known.tolist())
 
 
 def test_nothing_tested() -> None:

@@ -7,11 +7,11 @@ import pytest
 from engine_cases import Laid, bits, lay_out, lay_two_files, plan_of
 
 import tolerances
-from weightprint.engine.collect import Collector, Reduction, energies_of
+from weightprint.engine.collect import Collector, Reduction
 from weightprint.errors import CheckpointError
 from weightprint.plan import Plan, Slot
 from weightprint_kernels.compute import reduce
-from weightprint_kernels.layout import COLUMN_ENERGY, NO_ENERGY, ROW_ENERGY, Rectangles, Reduced
+from weightprint_kernels.layout import Reduced
 from weightprint_kernels.reference import ReferenceBackend
 
 TwoFiles = tuple[list[Laid], Plan, Reduction]
@@ -117,9 +117,3 @@ def test_column_energies_of_slots_add_up(tmp_path: Path) -> None:
         sums.append(collector.finish("").energies[3])
     for found in sums:
         np.testing.assert_allclose(found, (laid[3].values ** 2).sum(axis=0), rtol=tolerances.ENERGY_RELATIVE)
-
-
-def test_how_many_energies_rectangles_give() -> None:
-    axis = np.array([NO_ENERGY, ROW_ENERGY, COLUMN_ENERGY])
-    table = Rectangles(np.zeros(3, np.int64), np.zeros(3, np.int64), np.array([2, 3, 4]), np.array([5, 6, 7]), axis)
-    assert energies_of(table).tolist() == [0, 3, 7]

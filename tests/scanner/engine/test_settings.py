@@ -9,8 +9,9 @@ import pytest
 
 import tiny
 from weightprint.engine import settings
-from weightprint.engine.settings import MOST_THREADS, processors, read_settings
+from weightprint.engine.settings import LEAST_SLOT_MIB, MOST_THREADS, processors, read_settings
 from weightprint.errors import UsageError
+from weightprint.plan import PIECE_BYTES
 
 VARIABLES = ("WEIGHTPRINT_THREADS", "WEIGHTPRINT_READERS", "WEIGHTPRINT_RING_SLOTS", "WEIGHTPRINT_SLOT_MIB")
 BAD = ("", "0", "-1", "+2", " 2", "2.0", "1e2", "two", "0x10", "1_0", "²", "99999", "9" * 5000)
@@ -22,6 +23,7 @@ Call = Callable[..., tuple[int, str, str]]
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(settings, "driver_present", lambda: False)
 
 
 def test_a_thread_for_each_processor_up_to_what_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +51,8 @@ def test_threads_that_are_set(value: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("threads", "mebibytes", "places"), [(1, 96, 3), (2, 96, 3), (3, 64, 3), (4, 48, 4), (12, 16, 12), (256, 1, 192)]
+    ("threads", "mebibytes", "places"),
+    [(1, 96, 3), (2, 96, 3), (3, 64, 3), (4, 48, 4), (12, 16, 12), (48, 4, 48), (256, 4, 48)],
 )
 def test_threads_share_what_is_mapped_at_once(
     threads: int, mebibytes: int, places: int, monkeypatch: pytest.MonkeyPatch
@@ -60,8 +63,22 @@ def test_threads_share_what_is_mapped_at_once(
 
 
 def test_what_a_slot_holds_is_set_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIGHTPRINT_SLOT_MIB", "3")
-    assert read_settings().slot_bytes == 3 * 2**20
+    monkeypatch.setenv("WEIGHTPRINT_SLOT_MIB", "5")
+    assert read_settings().slot_bytes == 5 * 2**20
+
+
+def test_a_slot_holds_a_piece() -> None:
+    """Else pieces, and with them the order of sums, would depend on the settings."""
+    assert LEAST_SLOT_MIB * 2**20 >= PIECE_BYTES
+
+
+@pytest.mark.parametrize("threads", [1, 2, 12])
+def test_a_device_gets_a_ring_of_twelve(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few processors there are."""
+    monkeypatch.setattr(settings, "driver_present", lambda: True)
+    monkeypatch.setenv("WEIGHTPRINT_THREADS", str(threads))
+    found = read_settings()
+    assert (found.slot_bytes, found.ring_slots) == (16 * 2**20, 12)
 
 
 @pytest.mark.parametrize("value", BAD, ids=lambda value: value[:10] or "empty")
@@ -96,7 +113,7 @@ def test_a_bad_value_ends_the_command(
     monkeypatch.setenv(name, "many")
     code, out, err = call(*command.format(models=tmp_path / "models", store=tmp_path / "store").split())
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1].startswith(f"weightprint: {name} is 'many'; it must be a whole number from 1 to ")
+    assert err.splitlines()[-1].startswith(f"weightprint: {name} is 'many'; it must be a whole number from ")
     assert err.endswith(" [E_USAGE]\n")
 
 

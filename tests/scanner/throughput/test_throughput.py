@@ -1,10 +1,12 @@
 """What is measured is what was asked for: bytes, values and files. How long it takes is no test's business."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from command_line import run, run_json
 from weightprint.discover import discover
@@ -17,9 +19,9 @@ from weightprint.throughput.reading import (
     codes,
     copy_everything,
     evict,
+    not_resident,
     read_everything,
     reduce_everything,
-    resident_share,
     spans_of,
 )
 from weightprint.throughput.synthetic import Shape, write_llama
@@ -57,7 +59,7 @@ def test_words_are_looked_at_with_and_without_numba(monkeypatch: pytest.MonkeyPa
     expected = np.bitwise_xor.reduce(data.view(np.uint64))
     reading.read_words.cache_clear()
     assert reading.read_words()(data) == expected
-    monkeypatch.setattr(reading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reading, "numba_refusal", lambda: "numba is not installed")
     reading.read_words.cache_clear()
     assert reading.read_words()(data) == expected
     reading.read_words.cache_clear()
@@ -86,8 +88,10 @@ def test_copying_reads_the_slots(plan: Plan, threads: int, monkeypatch: pytest.M
 
 def test_evicting_and_reading_again(plan: Plan) -> None:
     """What was just written is cached; where the system drops it, a scan reads it all the same."""
-    evict([plan])
-    assert 0 <= resident_share([plan]) <= 1
+    spans = spans_of([plan])
+    assert not_resident(spans) == []
+    evict(spans)
+    assert set(not_resident(spans)) <= set(spans)
     with open_engine("cpu") as engine:
         (found,) = reduce_everything([plan], engine)
     assert found.bytes_read == plan.read
@@ -131,6 +135,52 @@ def test_bench_reads_what_it_is_given(tmp_path: Path) -> None:
     assert {entry["dtype"] for entry in document["kernels"]} == {"bf16", "f8_e4m3"}
     assert all(entry["gigabytes_per_second"] > 0 for entry in document["kernels"])
     assert {path: path.read_bytes() for path in sorted((tmp_path / "checkpoint").iterdir())} == before
+
+
+def test_a_file_that_shrinks_under_the_limit_is_named(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is mapped, and while it is looked at."""
+    path, spans, size = plan.paths[0], spans_of([plan]), plan.paths[0].stat().st_size
+    reading.read_words()
+
+    def shrink(data: UINT8) -> None:
+        os.truncate(path, 5000)
+        data.sum()
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"model-00001.*became shorter"):
+        patch.setattr(reading, "read_words", lambda: shrink)
+        read_everything(spans, 1)
+    for left in (5000, 0):
+        os.truncate(path, left)
+        with pytest.raises(CheckpointError, match=r"model-00001.*became shorter"):
+            read_everything(spans, 1)
+    assert size > 5000
+
+
+@pytest.mark.parametrize("name", ["WEIGHTPRINT_THREADS", "WEIGHTPRINT_SLOT_MIB"])
+def test_bench_with_a_bad_setting_says_so(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of the checkpoints."""
+    monkeypatch.setenv(name, "x")
+    assert f"{name} is 'x'" in run("bench", str(tmp_path), expect=2).stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_bench_of_a_device_that_is_not_there_says_so(tmp_path: Path) -> None:
+    write_llama(tmp_path, SHAPE, LAYERS)
+    assert "E_DEVICE" in run("bench", str(tmp_path), "--device", "cuda", expect=2).stderr
+
+
+def test_bench_says_what_is_wrong_with_the_only_checkpoint(tmp_path: Path) -> None:
+    """And of several, which were left out."""
+    write_llama(tmp_path, SHAPE, LAYERS)
+    (weights,) = tmp_path.glob("*.safetensors")
+    (tmp_path / "good").mkdir()
+    write_llama(tmp_path / "good", SHAPE, LAYERS)
+    os.truncate(weights, 1000)
+    done = run("bench", str(tmp_path), "--device", "cpu")
+    assert "left out: " in done.stderr and "fetch the file again" in done.stderr
+    assert "too little to say what a night could scan" in done.stdout
+    shutil.rmtree(tmp_path / "good")
+    assert "fetch the file again" in run("bench", str(tmp_path), "--device", "cpu", expect=3).stderr
 
 
 def test_bench_without_checkpoints_says_so(tmp_path: Path) -> None:
