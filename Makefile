@@ -10,6 +10,7 @@ setup: $(READY)
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "weightprint needs Python 3.11 to 3.13, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
+	@echo "installing what weightprint needs into .venv: some 2 GB, some minutes"
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

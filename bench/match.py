@@ -241,7 +241,7 @@ def check(found: Comparisons, pairs: npt.NDArray[np.int64], own: ShapeClass) -> 
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process, pages of mapped files that are not let go included."""
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -142,7 +142,7 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
 
 def _tiles(pairs: Pairs, rows: int, columns: int) -> Iterator[INT64]:
     """Places of the pairs that lie in the same tile of so many rows and columns, tile by tile, in order of columns
-    inside a row of tiles: a mapped file is read from front to back."""
+    inside a row of tiles: a file is read from front to back."""
     if not len(pairs.numbers):
         return
     across = int(pairs.rows_b.max()) // columns + 1
