@@ -32,6 +32,11 @@ from weightprint_kernels.layout import INT64, ITEMSIZE
 
 LINE_BYTES = 64
 LANES = 16
+CHAINS = 2
+"""Accumulators of each sum, so that additions need not wait for each other."""
+ADDITIONS = 12
+"""Of squares in float32 before they go on in float64. One more for the two chains and one for the square itself are
+rounded by 2^-24 each: less than 1e-6 in all, whatever the values are."""
 
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 FLOATS, DOUBLES = ir.VectorType(F32, LANES), ir.VectorType(ir.DoubleType(), LANES)
@@ -125,6 +130,15 @@ def tag(dtype: str) -> Any:
     return FORMATS[dtype].tag(0)
 
 
+def _chains(dtype: str) -> int:
+    return min(CHAINS, len(FORMATS[dtype].order))
+
+
+def block_lines(dtype: str) -> int:
+    """How many lines make ADDITIONS to each lane of an accumulator."""
+    return ADDITIONS * _chains(dtype) // len(FORMATS[dtype].order)
+
+
 def line_order(dtype: str) -> INT64:
     """Which element of its line each energy stands for, int64 [elements of a line]."""
     order = [first + step * lane for first, step in FORMATS[dtype].order for lane in range(LANES)]
@@ -190,9 +204,7 @@ def _loops(builder, sources, lengths, wanted, dtype):
     bits = 8 * ITEMSIZE[dtype]
     lanes = 8 * LINE_BYTES // bits
     nothing, nothing_wide = (ir.Constant(vector, [0.0] * LANES) for vector in (FLOATS, DOUBLES))
-    # Two accumulators of each sum, so that additions need not wait for each other.
-    chains = min(2, len(FORMATS[dtype].order))
-    sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(chains)] for _power in range(4)]
+    sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(_chains(dtype))] for _power in range(4)]
     totals = [cgutils.alloca_once_value(builder, nothing_wide) for _power in range(4)]
     largest = cgutils.alloca_once_value(builder, _splat(bits, 0, lanes))
     smallest = cgutils.alloca_once_value(builder, _splat(bits, -1, lanes))

@@ -23,7 +23,7 @@ from weightprint_kernels.layout import (
     Reduced,
     Tiles,
 )
-from weightprint_kernels.line_sums import SCALE, line_order, tag
+from weightprint_kernels.line_sums import SCALE, block_lines, line_order, tag
 from weightprint_kernels.reference import FORMATS, value_table
 
 
@@ -76,4 +76,5 @@ def form(dtype: str) -> numba_kernels.Form:
         scale=SCALE[dtype],
         table=value_table(dtype) if format.bits < 32 else np.zeros(0),
         order=line_order(dtype),
+        block=block_lines(dtype),
     )

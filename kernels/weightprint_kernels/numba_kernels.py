@@ -28,16 +28,11 @@ FLUSH_ROWS = 64
 """Squares added up in float32 before a column's energy goes on in float64."""
 
 FAULT_BYTES = 2**16
-BLOCK_LINES = 16
-"""Lines added up in float32: 16 additions to each lane, whose roundings cannot add up to more than 1e-6, whatever the
-values are."""
-SHIFTED_LINES = 8
-"""The same about a mean: there most deviations of a coarse format can be tiny beside a few."""
 
 NEAREST_PREFETCH, PREFETCH_PHASE, PAGE_BYTES = 2048, 512, 4096
 """Bytes: see :func:`prefetch_distance`."""
 
-Form = namedtuple("Form", "tag itemsize magnitude special scale table order")
+Form = namedtuple("Form", "tag itemsize magnitude special scale table order block")
 """A format for the kernels: see numba_backend."""
 
 
@@ -195,9 +190,7 @@ def sums_about_zero(data, start, count, squares, first, form, ahead, pad):
     where :func:`holds` says so.
     """
     lines = count * form.itemsize // LINE_BYTES
-    s1, s2, s3, s4, largest, smallest = line_sums(
-        data, start, lines, BLOCK_LINES, ahead, None, squares, first, form.tag
-    )
+    s1, s2, s3, s4, largest, smallest = line_sums(data, start, lines, form.block, ahead, None, squares, first, form.tag)
     zeros = count_zeros(data, start, lines * LINE_BYTES, form.itemsize) if smallest == 0 else 0
     t1, t2, t3, t4, large, more = sums_of_rest(data, start, count, squares, first, form, pad)
     scale = form.scale
@@ -215,8 +208,9 @@ def sums_about_zero(data, start, count, squares, first, form, ahead, pad):
 def sums_of_two(data, pair, count, squares, first, form, ahead, pad):
     """:func:`sums_about_zero` of ``count`` elements from each of two starts, whose squares are added up together."""
     lines = count * form.itemsize // LINE_BYTES
-    block = BLOCK_LINES // 2
-    s1, s2, s3, s4, largest, smallest = line_sums(data, pair, lines, block, ahead, None, squares, first, form.tag)
+    s1, s2, s3, s4, largest, smallest = line_sums(
+        data, pair, lines, form.block // 2, ahead, None, squares, first, form.tag
+    )
     zeros = 0
     for start in pair:
         if smallest == 0:
@@ -264,7 +258,7 @@ def sums_about_mean(data, start, count, found, form):
     if largest < form.special and np.isfinite(s2) and lines > 0:
         shift = np.float32(s1 / count)
         scaled = np.float32(shift / form.scale)
-        t1, t2, t3, t4, _large, _small = line_sums(data, start, lines, SHIFTED_LINES, 0, scaled, None, 0, form.tag)
+        t1, t2, t3, t4, _large, _small = line_sums(data, start, lines, form.block, 0, scaled, None, 0, form.tag)
         done = lines * LINE_BYTES // form.itemsize
         u1, u2, u3, u4 = sums_about(data, start + lines * LINE_BYTES, count - done, float(shift), form)
         scale = form.scale

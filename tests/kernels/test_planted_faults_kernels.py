@@ -135,7 +135,7 @@ FAULTS = [
     Fault("sign-in-the-magnitude", NUMBA, "(1 << (format.bits - 1)) - 1", "(1 << format.bits) - 1", MOMENTS, value_cases, "one-nan"),
     Fault("not-shifted", LOOPS, "2 * s1 * s1 <= s2 * count", "True", MOMENTS, value_cases, "mean-100"),
     Fault("overflow-trusted", LOOPS, "largest >= form.special or not np.isfinite(s4)", "largest >= form.special", RECTANGLES, extreme_cases, "1e10"),
-    Fault("too-long-in-float32", LOOPS, "BLOCK_LINES = 16", "BLOCK_LINES = 2**20", RECTANGLES, value_cases, "constants"),
+    Fault("too-long-in-float32", LINE_SUMS, "ADDITIONS = 12", "ADDITIONS = 2**20", RECTANGLES, value_cases, "constants"),
     Fault("rest-of-before", LOOPS, "pad[rest:] = 0", "pass", RECTANGLES, rectangle_cases, "65x63"),
     Fault("shift-sign", LOOPS, "d = value - shift", "d = value + shift", MOMENTS, value_cases, "mean-100-nan"),
     Fault("rest-about-zero", LOOPS, "else -value) - shift", "else -value)", MOMENTS, value_cases, "mean-100"),
