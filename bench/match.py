@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import platform
 import resource
@@ -30,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +38,7 @@ from weightprint import index, index_file
 from weightprint.compare import ALPHA, bulk, compare_pair, judge, prepare
 from weightprint.compare.bulk import compare_collection
 from weightprint.compare.comparisons import Comparisons
-from weightprint.compare.packed import Collection, Label, Shape, ShapeClass, join
+from weightprint.compare.packed import INT8, Collection, Label, Shape, ShapeClass, join
 from weightprint.compare.prepared import GroupShape
 from weightprint.compare.products import product_for
 from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
@@ -56,8 +55,6 @@ LAYERS, UNITS, BLOCK, HEAD_WIDTH, HIDDEN = 32, 1024, 8, 128, 4096
 STACK = "model.layers"
 REDRAWN = 0.5  # share of a relative's blocks whose order is its own
 CHECKED = 200  # pairs that are compared alone as well
-
-INT8 = npt.NDArray[np.int8]
 
 
 def shape() -> Shape:
@@ -89,17 +86,22 @@ def synthetic(count: int, seed: int, planted: bool) -> ShapeClass:
     generator = np.random.default_rng(seed)
     codes = tuple(random_codes(count, generator) for _ in "vo")
     for channel in codes if planted else ():
-        channel[1] = related(channel[:1][0], generator)
+        channel[1] = related(channel[0], generator)
         channel[3] = related(channel[2], generator)[::-1]
     points = 0.02 + 0.005 * generator.random((count, 4 * LAYERS))
     return ShapeClass(shape(), np.arange(count), codes, points, generator.integers(0, 2**63, count).astype(np.uint64))
 
 
+def in_memory_codes(of: ShapeClass) -> tuple[INT8, ...]:
+    """Codes int8 [members, layers, units] of each group of a synthetic class."""
+    return cast("tuple[INT8, ...]", of.codes)
+
+
 def fingerprint(of: ShapeClass, row: int) -> Fingerprint:
     """A whole fingerprint with these codes and standard deviations: an energy is its code, moved above zero."""
-    codes = [own[row : row + 1][0] for own in of.codes]
+    codes = in_memory_codes(of)
     energies = {
-        (STACK, layer, channel): codes[group][layer].astype(np.float32) + BLOCK
+        (STACK, layer, channel): codes[group][row, layer].astype(np.float32) + BLOCK
         for group, channel in enumerate("vo")
         for layer in range(LAYERS)
     }
@@ -210,7 +212,7 @@ def measured(own: ShapeClass, pairs: npt.NDArray[np.int64], rounds: int) -> dict
     report_bytes = sum(map(len, WRITERS[".json"]({"pairs": pair_documents(judged)})))
     reported = time.perf_counter() - started
     middle = statistics.median(totals)
-    streamed = sum(math.prod(codes.shape) for codes in own.codes)
+    streamed = sum(codes.nbytes for codes in in_memory_codes(own))
     return {
         "pairs": len(pairs),
         "seconds": middle,
@@ -256,7 +258,7 @@ def in_memory(case: str, count: int, rounds: int) -> dict[str, Any]:
 def suspect_of(own: ShapeClass) -> Fingerprint:
     """A relative of number 0 that is not among the references."""
     generator = np.random.default_rng(1)
-    codes = tuple(related(channel[:1][0], generator)[None] for channel in own.codes)
+    codes = tuple(related(channel[0], generator)[None] for channel in in_memory_codes(own))
     points = 0.02 + 0.005 * generator.random((1, own.points.shape[1]))
     return replace(fingerprint(replace(own, codes=codes, points=points), 0), name="suspect", path="/suspect")
 
@@ -325,7 +327,7 @@ def through_segments(count: int, rounds: int, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
         index_file.write(paths[-1], Segment(entries, (own,)))
         written += time.perf_counter() - started
-    vars(index)["read_content"] = lambda path: content  # only number 0 is related to the suspect
+    index.read_content = lambda path: content  # type: ignore[attr-defined]  # only number 0 is related to the suspect
     del own, entries
     before = peak_mib()
     totals, stages, cold = [], [], 0.0

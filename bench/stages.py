@@ -10,9 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from weightprint.engine.collect import Collector
 from weightprint.engine.files import OpenFiles, bytes_of, read_slot
@@ -20,8 +18,8 @@ from weightprint.engine.ring import ALIGNMENT
 from weightprint.engine.streams import Streams
 from weightprint.plan import Plan
 from weightprint_kernels.backend import Backend, DeviceBackend
-from weightprint_kernels.compute import chosen, reduce, reduced
-from weightprint_kernels.layout import COLUMN_ENERGY, ITEMSIZE, chunk_rectangles, tile_rectangles
+from weightprint_kernels.compute import reduce
+from weightprint_kernels.layout import Reduced
 
 
 @dataclass
@@ -63,6 +61,8 @@ def stages_on_device(plan: Plan, backend: DeviceBackend, streams: Streams) -> di
     """Seconds of each stage of a device's engine, the device waited for after each."""
     import torch
 
+    from weightprint.engine.device import launched_kernels, taken_in
+
     streams.enter_thread()
     files, collector = OpenFiles(plan), Collector(plan)
     host = streams.allocate_host(int(plan.length.max()) + ALIGNMENT)
@@ -79,28 +79,21 @@ def stages_on_device(plan: Plan, backend: DeviceBackend, streams: Streams) -> di
         streams.copy(there[span], host[span])
         streams.mark().synchronize()
         laps.lap("copy to the device")
-        on_device, tables = [], []
         with streams.computing():
-            for batch in slot.batches:
-                moved = replace(batch.rectangles, offset=batch.rectangles.offset + start)
-                chunks = chunk_rectangles(moved, ITEMSIZE[batch.dtype])
-                by_column = chosen(moved, moved.axis == COLUMN_ENERGY)
-                tiles = tile_rectangles(by_column, ITEMSIZE[batch.dtype])
-                rows = backend.moments_there(there, chunks, batch.dtype)
-                sums = backend.column_energies_there(there, tiles, batch.dtype) if len(tiles) else rows[:0, :0]
-                on_device.append((rows, sums))
-                tables.append((batch.rectangles, chunks.count))
+            results = [one for batch in slot.batches for one in launched_kernels(backend, there, start, batch)]
+            flat = torch.cat([result.reshape(-1) for result in results])
         streams.mark().synchronize()
         laps.lap("kernel")
-        results = [(rows.cpu().numpy(), sums.cpu().numpy()) for rows, sums in on_device]
+        figures = flat.cpu().numpy()
         laps.lap("results to the host")
-        collector.add(
-            slot,
-            [
-                reduced(rectangles, rows.astype(np.float64), counts, sums.astype(np.float64))
-                for (rectangles, counts), (rows, sums) in zip(tables, results, strict=True)
-            ],
-        )
+        merged: list[Reduced] = []
+        for batch in slot.batches:
+            result, figures = taken_in(batch, figures)
+            merged += [] if result is None else [result]
+        if len(merged) == len(slot.batches):
+            collector.add(slot, merged)
+        else:
+            collector.skip(number)  # the engine would read it again
         laps.lap("merge")
     collector.finish(backend.name)
     laps.lap("merge")

@@ -110,7 +110,7 @@ def adapted(weights: Weights, rank: int, scale: float, seed: int) -> Weights:
     return found
 
 
-def rescaled(config: Config, weights: Weights, factor: float) -> Weights:
+def rescaled(weights: Weights, factor: float) -> Weights:
     """The same function: q by a factor and k by its inverse, v and o likewise (laundering that keeps the order)."""
     found = dict(weights)
     for name, tensor in weights.items():

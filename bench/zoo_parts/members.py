@@ -66,7 +66,7 @@ def _trained(base: Recipe, quick: bool) -> list[Member]:
 
     def more(name: str, steps: float, rate: float, part: int, seed: int) -> Member:
         recipe = Recipe(steps=max(1, round(steps * base.steps)), rate=rate, part=part, seed=seed)
-        return Member(name, name.rstrip("-ab"), trained_on("seed-0", recipe), ("seed-0",), own)
+        return Member(name, name.removesuffix("-a").removesuffix("-b"), trained_on("seed-0", recipe), ("seed-0",), own)
 
     found = [
         more("fine-tuned-light-a", 0.1, 2e-4, 1, 11),
@@ -126,7 +126,7 @@ def _derived(base: Recipe) -> list[Member]:
         ),
         of("layers-exchanged", alone(lambda config, own: with_layers(config, own, (0, 2, 1, 3, 5, 4)))),
         of("head-pruned", alone(lambda config, own: with_value_heads(config, own, (1,))), same_units=False),
-        of("rescaled", kept_config(lambda config, own: rescaled(config, own, 3.0))),
+        of("rescaled", kept_config(lambda _, own: rescaled(own, 3.0))),
         of("permuted", kept_config(lambda config, own: permuted(config, own, seed=41)), same_units=False),
         of("merged-linear", both(lambda _, a, b: merged((a, b), (0.5, 0.5))), tuned),
         of("merged-slerp", both(lambda _, a, b: slerp(a, b, 0.5)), tuned),

@@ -37,16 +37,20 @@ def match(
     damaged: set[Path] = set()
     while True:
         try:
-            return _match(fingerprints, pairs, (alpha, lost), device, damaged)
+            return _match(fingerprints, pairs, alpha, lost, device, damaged)
         except DamagedCodes as error:
             damaged.add(Path(error.source))
             discard(Path(error.source))
 
 
 def _match(
-    fingerprints: Sequence[Fingerprint], pairs: INT64, level: tuple[float, int], device: str, damaged: Collection[Path]
+    fingerprints: Sequence[Fingerprint],
+    pairs: INT64,
+    alpha: float,
+    lost: int,
+    device: str,
+    damaged: Collection[Path],
 ) -> Judged:
-    alpha, lost = level
     sources = [_usable(stored_of(fingerprint), damaged) for fingerprint in fingerprints]
     labels, classes = packed_sides((n, whole(f)) for n, f in enumerate(fingerprints) if sources[n] is None)
     collection = join(

@@ -30,7 +30,7 @@ from weightprint.engine.protocol import Pending
 from weightprint.engine.ring import Filled, Place, Readers, Ring
 from weightprint.engine.streams import Mark, processors_near, streams_of
 from weightprint.errors import CheckpointError
-from weightprint.plan import Plan, Slot
+from weightprint.plan import Batch, Plan, Slot
 from weightprint_kernels.backend import Backend, DeviceBackend
 from weightprint_kernels.compute import chosen, reduce, reduced, trusted_rows, trusted_tiles
 from weightprint_kernels.layout import (
@@ -39,8 +39,10 @@ from weightprint_kernels.layout import (
     ITEMSIZE,
     ROW_FIELDS,
     TILE_COLUMNS,
+    Chunks,
     Rectangles,
     Reduced,
+    Tiles,
     chunk_rectangles,
     tile_rectangles,
 )
@@ -200,20 +202,12 @@ class DeviceEngine:
             results: list[torch.Tensor] = []
             with self.streams.computing():
                 for batch in filled.slot.batches:
-                    moved = replace(batch.rectangles, offset=batch.rectangles.offset + filled.start)
-                    results += self._kernels(place.there, moved, batch.dtype)
+                    results += launched_kernels(self.backend, place.there, filled.start, batch)
         finally:
             self._keep_until_done(place)
         if len(self._busy) > self.ring.slots // 2:
             self._retire()
         return _Launched(filled.slot, tuple(results))
-
-    def _kernels(self, buffer: torch.Tensor, rectangles: Rectangles, dtype: str) -> list[torch.Tensor]:
-        itemsize = ITEMSIZE[dtype]
-        tiles = tile_rectangles(chosen(rectangles, rectangles.axis == COLUMN_ENERGY), itemsize)
-        rows = self.backend.moments_there(buffer, chunk_rectangles(rectangles, itemsize), dtype)
-        sums = self.backend.column_energies_there(buffer, tiles, dtype) if len(tiles) else rows[:0, :0]
-        return [rows, sums]
 
     def _keep_until_done(self, place: Place) -> None:
         """Give the place back when all that is queued now is done; at once where nothing can be queued any more."""
@@ -329,20 +323,10 @@ class PendingOnDevice:
     def _add(self, slot: Slot, figures: FLOAT32) -> FLOAT32:
         """Take in one slot from the front of ``figures``; gives the rest."""
         results: list[Reduced] = []
-        trusted = True
         for batch in slot.batches:
-            itemsize = ITEMSIZE[batch.dtype]
-            chunks = chunk_rectangles(batch.rectangles, itemsize)
-            by_column = chosen(batch.rectangles, batch.rectangles.axis == COLUMN_ENERGY)
-            tiles = tile_rectangles(by_column, itemsize)
-            border = len(chunks) * len(ROW_FIELDS)
-            end = border + len(tiles) * TILE_COLUMNS
-            rows = figures[:border].reshape(-1, len(ROW_FIELDS)).astype(np.float64)
-            sums = figures[border:end].reshape(-1, TILE_COLUMNS).astype(np.float64)
-            figures = figures[end:]
-            trusted = trusted and bool(trusted_rows(rows).all() and trusted_tiles(sums, tiles).all())
-            if trusted:
-                results.append(reduced(batch.rectangles, rows, chunks.count, sums))
+            result, figures = taken_in(batch, figures)
+            results += [] if result is None else [result]
+        trusted = len(results) == len(slot.batches)
         try:
             self._collector.add(slot, results if trusted else self._engine.reduce_on_cpu(slot, self._plan))
         except CheckpointError as error:
@@ -369,3 +353,31 @@ class PendingOnDevice:
         """Give back the place of a slot that nobody will launch."""
         if not read.cancelled() and read.exception() is None and (filled := read.result()) is not None:
             self._engine.ring.give_back(filled.place)
+
+
+def launched_kernels(backend: DeviceBackend, there: torch.Tensor, start: int, batch: Batch) -> list[torch.Tensor]:
+    """Queue the kernels of a batch whose slot begins at byte ``start`` of ``there``: rows [chunks, 8] and sums [tiles,
+    TILE_COLUMNS], float32, on the device."""
+    moved = replace(batch.rectangles, offset=batch.rectangles.offset + start)
+    chunks, tiles = _chunks_and_tiles(moved, batch.dtype)
+    rows = backend.moments_there(there, chunks, batch.dtype)
+    return [rows, backend.column_energies_there(there, tiles, batch.dtype) if len(tiles) else rows[:0, :0]]
+
+
+def taken_in(batch: Batch, figures: FLOAT32) -> tuple[Reduced | None, FLOAT32]:
+    """A batch merged out of the front of ``figures``, float32, its rows and then its sums; None where float32 could not
+    hold them. Gives the rest of them too."""
+    chunks, tiles = _chunks_and_tiles(batch.rectangles, batch.dtype)
+    border = len(chunks) * len(ROW_FIELDS)
+    end = border + len(tiles) * TILE_COLUMNS
+    rows = figures[:border].reshape(-1, len(ROW_FIELDS)).astype(np.float64)
+    sums = figures[border:end].reshape(-1, TILE_COLUMNS).astype(np.float64)
+    trusted = trusted_rows(rows).all() and trusted_tiles(sums, tiles).all()
+    return reduced(batch.rectangles, rows, chunks.count, sums) if trusted else None, figures[end:]
+
+
+def _chunks_and_tiles(rectangles: Rectangles, dtype: str) -> tuple[Chunks, Tiles]:
+    """What the two kernels are given."""
+    itemsize = ITEMSIZE[dtype]
+    by_column = chosen(rectangles, rectangles.axis == COLUMN_ENERGY)
+    return chunk_rectangles(rectangles, itemsize), tile_rectangles(by_column, itemsize)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from weightprint_kernels.layout import INT64
+from weightprint_kernels.select import numba_refusal
 
 WINDOWS = 512
 """How many windows can be open at once: twice as many as there may be reading threads."""
@@ -82,13 +83,10 @@ def installed_guard() -> Guard | None:
 def _install() -> Guard | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64") or sys.maxsize < 2**32:
         return None
-    try:
-        from llvmlite.binding import add_symbol
-        from numba import config
-    except ImportError:
+    if numba_refusal() is not None:
         return None
-    if config.DISABLE_JIT:
-        return None
+    from llvmlite.binding import add_symbol
+
     table, previous = np.zeros((WINDOWS, 3), np.int64), _Action()
     add_symbol(TABLE, table.ctypes.data)
     add_symbol(PREVIOUS, ctypes.addressof(previous))
