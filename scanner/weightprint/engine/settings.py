@@ -10,8 +10,9 @@ from weightprint_kernels.driver import driver_present
 
 MOST_THREADS = 12
 MAPPED_MIB = 192
-"""What all threads map at once by default, or the ring holds. Fewer threads get larger slots, up to MOST_SLOT_MIB: what
-a slot costs beside its bytes (a mapping, a lock, a start) was 25% of 16 MiB on two threads, and 5% of 64."""
+"""What all threads map at once by default, or the ring holds. Fewer threads get larger slots, up to MOST_SLOT_MIB: for
+what a slot costs beside its bytes (a mapping, a lock, a start), two threads took a third longer with 16 MiB and a
+fifteenth with 64 (``WEIGHTPRINT_SLOT_MIB=16 python bench/scan.py``)."""
 MOST_SLOT_MIB, LEAST_SLOT_MIB = 96, 4
 DEVICE_SLOT_MIB = 16
 """Of a slot where there may be a device: a ring of twelve places, whose copies and kernels overlap."""
