@@ -19,7 +19,7 @@ import numpy as np
 
 from weightprint import store as stores
 from weightprint.compare import ALPHA, Family, families
-from weightprint.compare.copies import LayerCopies
+from weightprint.compare.copies import Copies
 from weightprint.compare.verdict import Judged
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
@@ -65,7 +65,7 @@ class Outcome:
     reference: bool = False
     unsaved: Notice | None = None
     set_aside: tuple[tuple[Path, str], ...] = ()
-    copies: tuple[LayerCopies, ...] = ()
+    copies: tuple[Copies, ...] = ()
 
 
 @dataclass(frozen=True)

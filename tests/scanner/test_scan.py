@@ -97,8 +97,8 @@ def test_copied_layers_are_a_finding_of_their_checkpoint(tmp_path: Path) -> None
     tiny.save(tmp_path / "models/base", BASE)
     tiny.save(tmp_path / "models/deep", deep)
     report = run([tmp_path / "models"], [], tmp_path / "store")
-    found = {own.fingerprint.name: [(c.layers, c.channels) for c in own.copies] for own in report.outcomes}
-    assert found == {"base": [], "deep": [((1, 3), ("v", "o")), ((2, 4), ("v", "o"))]}
+    found = {own.fingerprint.name: [(c.of, c.numbers, c.channels) for c in own.copies] for own in report.outcomes}
+    assert found == {"base": [], "deep": [("layers", (1, 3), ("v", "o")), ("layers", (2, 4), ("v", "o"))]}
     assert verdicts(report) == [("base", "deep", "shared-origin")]
     (reason,) = [why for why in report.comparisons[0].reasons if "layers 1, 3" in why]
     assert reason == "layers 1, 3 of model.layers in deep are copies of each other (channel v and o)"

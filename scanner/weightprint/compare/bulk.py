@@ -18,7 +18,7 @@ import numpy as np
 
 from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.comparisons import Batch, Comparisons
-from weightprint.compare.exact import critical, log10_tails
+from weightprint.compare.exact import critical, log10_tail_bounds, log10_tails
 from weightprint.compare.layers import MAP_LOG10_ALPHA
 from weightprint.compare.packed import INT8, Collection, ShapeClass
 from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
@@ -101,17 +101,27 @@ def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: 
     statistic = np.stack(columns, axis=1) if columns else np.zeros((len(pairs.numbers), 0), np.int64)
     undecided = np.zeros(len(pairs.numbers), bool)
     for column, test in zip(columns, plan.tests, strict=True):
-        undecided |= column >= _decisive(test, limit)
+        undecided |= _decisive(column, test, limit)
     pairs, statistic = pairs.where(~undecided), statistic[~undecided]
     log10_p = np.empty(statistic.shape, np.float64)
     for number, test in enumerate(plan.tests):
-        log10_p[:, number] = log10_tails(statistic[:, number], test.blocks, test.block)
+        log10_p[:, number] = _log10_p(statistic[:, number], test)
     return Batch(plan, pairs.numbers, statistic, log10_p, _correlations(plan.curves, a, b, pairs))
 
 
-def _decisive(test: TestPlan, limit: float) -> int:
-    """The smallest T that makes its pair a candidate for more than "nothing found"."""
-    return critical(min(limit + _MARGIN, -_MARGIN) - test.log10_factor, test.blocks, test.block)
+def _decisive(statistic: INT64, test: TestPlan, limit: float) -> BOOL:
+    """Which T make their pairs candidates for more than "nothing found"."""
+    log10_p = min(limit + _MARGIN, -_MARGIN) - test.log10_factor
+    if test.bounded:
+        return np.asarray(_log10_p(statistic, test) <= log10_p)
+    return np.asarray(statistic >= critical(log10_p, test.blocks, test.block))
+
+
+def _log10_p(statistic: INT64, test: TestPlan) -> FLOAT64:
+    """log10 p of each T."""
+    if test.bounded:
+        return log10_tail_bounds(statistic, np.full(len(statistic), test.blocks), test.block)
+    return log10_tails(statistic, test.blocks, test.block)
 
 
 def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product) -> list[INT64]:
@@ -120,7 +130,7 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
     units = (a.codes[grid.a].shape[2], b.codes[grid.b].shape[2])
     layers = (a.codes[grid.a].shape[1], b.codes[grid.b].shape[1])
     wide = is_wide(units[0], grid.block)
-    whole, best, best_head = np.empty((3, len(pairs.numbers)), np.int64)
+    whole, best, best_head, matched = np.empty((4, len(pairs.numbers)), np.int64)
 
     def work(places: INT64) -> None:
         rows, row_of = np.unique(pairs.rows_a[places], return_inverse=True)
@@ -128,11 +138,13 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
         first = recode(a.taken(grid.a, rows), stored[0], grid.block)
         second = recode(b.taken(grid.b, columns), stored[1], grid.block)
         if grid.whole or grid.layers:
-            own_whole, own_best = product(first, second, grid.chosen, wide)
-            whole[places] = own_whole[row_of, column_of]
-            best[places] = own_best[row_of, column_of]
+            sums = product(first, second, grid.chosen, wide)
+            whole[places] = sums.whole[row_of, column_of]
+            best[places] = sums.best[row_of, column_of]
         if grid.heads:
-            best_head[places] = _best_head(grid, first, second, product)[row_of, column_of]
+            own_best, own_matched = _head_sums(grid, first, second, product)
+            best_head[places] = own_best[row_of, column_of]
+            matched[places] = own_matched[row_of, column_of]
 
     tiles = list(_tiles(pairs, *tile_of(*layers, max(units))))
     if len(tiles) > 1:
@@ -142,19 +154,34 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
     else:
         for tile in tiles:
             work(tile)
-    made = ((whole, grid.whole), (best, grid.layers), (best_head, grid.heads))
+    made = ((whole, grid.whole), (best, grid.layers), (best_head, grid.heads), (matched, grid.matched))
     return [column for column, test in made if test is not None]
 
 
-def _best_head(grid: GridPlan, first: INT8, second: INT8, product: Product) -> INT64:
-    """The largest T of all pairs of parts that meet, int64 [rows, columns]."""
+def _head_sums(grid: GridPlan, first: INT8, second: INT8, product: Product) -> tuple[INT64, INT64]:
+    """Over all pairs of parts that meet: the largest T, and T of the matched test; int64 [rows, columns] each."""
     best = np.full((len(first), len(second)), np.iinfo(np.int64).min)
-    for row, others in grid.meeting:
-        own = first[:, row].reshape(len(first), -1, grid.width)
-        # Of one row, or of all.
-        other = np.ascontiguousarray(second[:, others[0] : others[-1] + 1]).reshape(len(second), -1, grid.width)
-        np.maximum(best, product(own, other, _NONE_CHOSEN, False)[1], out=best)
-    return best
+    of_a, of_b = np.zeros((2, len(first), len(second)), np.int64)
+    if grid.paired:
+        for row, (other,) in grid.meeting:
+            sums = product(_parts(first[:, row], grid.width), _parts(second[:, other], grid.width), _NONE_CHOSEN, False)
+            np.maximum(best, sums.best, out=best)
+            of_a += sums.of_a
+            of_b += sums.of_b
+    else:
+        others = _parts(second, grid.width)
+        for member in range(len(first)):  # one by one: a tile of heads is much larger than one of layers
+            own = _parts(first[member : member + 1], grid.width)
+            _, (best[member],), (of_a[member],), (of_b[member],) = product(own, others, _NONE_CHOSEN, False)
+    assert grid.choice is not None
+    if grid.choice.of_a and grid.choice.of_b:
+        return best, np.maximum(of_a, of_b)
+    return best, of_a if grid.choice.of_a else of_b
+
+
+def _parts(codes: INT8, width: int) -> INT8:
+    """Codes [members, ...] of layers as codes [members, parts, width]."""
+    return np.ascontiguousarray(codes).reshape(len(codes), -1, width)
 
 
 def _tiles(pairs: Pairs, rows: int, columns: int) -> Iterator[INT64]:

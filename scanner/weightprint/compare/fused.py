@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from weightprint.compare.blocks import INT64
 from weightprint.compare.packed import INT8
-from weightprint.compare.products import Chosen, numpy_product
+from weightprint.compare.products import Chosen, Sums, numpy_product
 from weightprint_kernels.compiled import compiled
 
 _ANY_ORDER = {"reassoc", "contract", "nsz"}
@@ -24,23 +24,24 @@ _SIDE = 4  # layers of either side in registers: 16 sums and 5 operands
 Array = npt.NDArray[Any]
 
 
-def fused_product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+def fused_product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> Sums:
     """A :data:`weightprint.compare.products.Product`."""
     if wide:
         return numpy_product(a, b, chosen, wide)
-    whole = np.empty((len(a), len(b)), np.int64)
-    best = np.empty((len(a), len(b)), np.int64)
-    _reduce(a, b, np.ascontiguousarray(chosen[0], np.int64), np.ascontiguousarray(chosen[1], np.int64), whole, best)
-    return whole, best
+    sums = np.empty((4, len(a), len(b)), np.int64)
+    pairs = np.array(chosen, np.int64).reshape(2, -1)
+    _reduce(np.ascontiguousarray(a), np.ascontiguousarray(b), pairs, sums)
+    return Sums(*sums)
 
 
 @compiled()
-def _reduce(a: INT8, b: INT8, chosen_a: INT64, chosen_b: INT64, whole: INT64, best: INT64) -> None:
+def _reduce(a: INT8, b: INT8, chosen: INT64, sums: INT64) -> None:
     layers_a, layers_b, units = a.shape[1], b.shape[1], a.shape[2]
     # Rows of zeros make either side a multiple of _SIDE; nobody looks at their products.
     first = np.zeros((len(a), -(-layers_a // _SIDE) * _SIDE, units), np.float32)
     second = np.zeros((-(-layers_b // _SIDE) * _SIDE, units), np.float32)
     inner = np.empty((first.shape[1], second.shape[0]), np.float32)
+    of_column = np.empty(layers_b, np.float32)
     for row in range(len(a)):
         for layer in range(layers_a):
             for unit in range(units):
@@ -53,15 +54,30 @@ def _reduce(a: INT8, b: INT8, chosen_a: INT64, chosen_b: INT64, whole: INT64, be
             for i in range(0, first.shape[1], _SIDE):
                 for j in range(0, second.shape[0], _SIDE):
                     _sixteen(first[row, i : i + _SIDE], second[j : j + _SIDE], inner[i : i + _SIDE, j : j + _SIDE])
-            largest = inner[0, 0]
-            for i in range(layers_a):
-                for j in range(layers_b):
-                    largest = max(largest, inner[i, j])
             total = np.int64(0)
-            for chosen in range(len(chosen_a)):
-                total += np.int64(inner[chosen_a[chosen], chosen_b[chosen]])
-            whole[row, column] = total
-            best[row, column] = np.int64(largest)
+            for number in range(chosen.shape[1]):
+                total += np.int64(inner[chosen[0, number], chosen[1, number]])
+            sums[0, row, column] = total
+            sums[1:, row, column] = _largest(inner[:layers_a, :layers_b], of_column)
+
+
+@compiled()
+def _largest(inner: Array, of_column: Array) -> tuple[np.int64, np.int64, np.int64]:
+    """The largest entry, and the sums of the largest of each row and of each column, for which there is space."""
+    largest = inner[0, 0]
+    of_a = np.int64(0)
+    of_column[:] = inner[0]
+    for i in range(inner.shape[0]):
+        own = inner[i, 0]
+        for j in range(inner.shape[1]):
+            own = max(own, inner[i, j])
+            of_column[j] = max(of_column[j], inner[i, j])
+        of_a += np.int64(own)
+        largest = max(largest, own)
+    of_b = np.int64(0)
+    for j in range(inner.shape[1]):
+        of_b += np.int64(of_column[j])
+    return np.int64(largest), of_a, of_b
 
 
 @compiled(fastmath=_ANY_ORDER)

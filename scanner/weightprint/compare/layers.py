@@ -9,7 +9,8 @@ Three resolutions:
   and uniform under the null hypothesis, whatever the copies inside a cluster look like. Layer pairs that would close a
   cycle are left out: copies on both sides count once, copies on one side lose nothing.
 * layers: the smallest p of all z_ij, times the number of layer pairs. Bonferroni needs no independence.
-* heads: the smallest p of all pairs of heads that meet (heads.py), times their number.
+* heads: the smallest p of all pairs of heads that meet, times their number; and all heads together, each with its best
+  partner, times the number of choices (heads.py).
 
 Each pays for all tests made in the pair (channels x stack pairs x resolutions). One layer against one layer is a
 whole test and no second one.
@@ -23,9 +24,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightprint.compare.blocks import INT64, products, standardised
-from weightprint.compare.copies import layer_copies
+from weightprint.compare.copies import copies_of
 from weightprint.compare.exact import log10_tail
-from weightprint.compare.heads import HeadExtremes, HeadPair, best_heads, head_extremes, significant_heads
+from weightprint.compare.heads import (
+    HeadExtremes,
+    HeadPair,
+    best_heads,
+    head_extremes,
+    matched_log10_p,
+    significant_heads,
+)
 from weightprint.compare.holm import bonferroni, log10_count
 from weightprint.compare.meeting import PARTS, common_block, met, missing, same_positions, suffixes, uncut, unique
 from weightprint.compare.prepared import Prepared, UnitGroup
@@ -71,7 +79,7 @@ class _Grid:
     @property
     def made(self) -> int:
         """How many tests this grid gives."""
-        return bool(self.whole) + bool(self.layer_pairs) + bool(self.heads.pairs)
+        return bool(self.whole) + bool(self.layer_pairs) + bool(self.heads.pairs) + bool(self.heads.matched)
 
 
 def order_tests(a: Prepared, b: Prepared) -> Evidence:
@@ -98,9 +106,7 @@ def order_tests(a: Prepared, b: Prepared) -> Evidence:
     best_grid, best = min(tested, key=lambda entry: entry[1].log10_p + entry[1].log10_factor)
     layer_map, head_map = _maps([g for g in grids if _stacks(g) == _stacks(best_grid)], number)
     used = {id(group) for grid in grids for group in (grid.a, grid.b)}
-    reasons += [
-        own.sentence(name) for name, side in zip(names, (a, b), strict=True) for own in layer_copies(side, used)
-    ]
+    reasons += [own.sentence(name) for name, side in zip(names, (a, b), strict=True) for own in copies_of(side, used)]
     reasons += [
         f"channel {grid.a.channel}: {grid.left_out} layers that are copies on both sides are counted once"
         for grid in grids
@@ -156,6 +162,16 @@ def _tests(grid: _Grid, number: int, suffix: str) -> Iterable[Test]:
     if grid.heads.pairs:
         best = _smallest(grid.heads.largest, grid.block)
         yield made_test(f"{grid.a.channel} {_called(grid)}{suffix}", (*best, grid.block), number * grid.heads.pairs)
+    if grid.heads.matched is not None:
+        own = grid.heads.matched
+        yield Test(
+            name=f"{grid.a.channel} matched {_called(grid)}{suffix}",
+            statistic=own.statistic,
+            blocks=own.blocks,
+            z=float(standardised(own.statistic, own.blocks, grid.block)),
+            log10_p=matched_log10_p(own, grid.block),
+            log10_factor=log10_count(number) + own.log10_functions,
+        )
 
 
 def _smallest(extremes: Iterable[tuple[int, int]], block: int) -> tuple[int, int]:

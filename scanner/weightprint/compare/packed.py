@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weightprint.compare.blocks import FLOAT64, INT64, block_length, encode
-from weightprint.compare.copies import LayerCopies, layer_copies
+from weightprint.compare.copies import Copies, copies_of
 from weightprint.compare.prepared import GroupShape, Prepared, UnitGroup
 from weightprint.compare.screen import CurvePositions
 from weightprint.compare.units import LeftOut
@@ -66,7 +66,7 @@ class Label:
     status: str
     reason: str | None
     unused: tuple[LeftOut, ...]
-    copies: tuple[LayerCopies, ...] = ()
+    copies: tuple[Copies, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Collection:
 def label(prepared: Prepared) -> Label:
     """The words of one side."""
     fingerprint = prepared.fingerprint
-    return Label(fingerprint.name, fingerprint.status, fingerprint.reason, prepared.unused, layer_copies(prepared))
+    return Label(fingerprint.name, fingerprint.status, fingerprint.reason, prepared.unused, copies_of(prepared))
 
 
 def pack(prepared: Prepared) -> Packed | None:

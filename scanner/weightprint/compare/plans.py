@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from weightprint.compare.blocks import deviation
-from weightprint.compare.heads import meeting_rows, pairs_of_parts
+from weightprint.compare.heads import Choice, Rows, choice_of, meeting_rows, paired, pairs_of_parts
 from weightprint.compare.holm import log10_count
 from weightprint.compare.meeting import (
     PARTS,
@@ -35,12 +35,10 @@ class TestPlan:
     name: str
     blocks: int
     block: int
-    count: int
-
-    @cached_property
-    def log10_factor(self) -> float:
-        """What the test pays for the others of its pair."""
-        return log10_count(self.count)
+    log10_factor: float
+    """What the test pays for the others of its pair, and for what it chooses from."""
+    bounded: bool = False
+    """Whether its p is an upper bound, so far in the tail that an exact one would cost much and say no more."""
 
     @cached_property
     def deviation(self) -> float:
@@ -51,22 +49,25 @@ class TestPlan:
 @dataclass(frozen=True)
 class GridPlan:
     """Two groups that meet: their numbers in their shapes, the length of their blocks, the layer pairs of the whole
-    test, which layers' parts of ``width`` units meet, and the tests made of them: whole, by layers, by parts."""
+    test, which layers' parts of ``width`` units meet and who chooses, and the tests made of them."""
 
     a: int
     b: int
     block: int
     chosen: Chosen
     width: int
-    meeting: tuple[tuple[int, tuple[int, ...]], ...]
+    meeting: Rows
+    paired: bool
+    choice: Choice | None
     whole: TestPlan | None
     layers: TestPlan | None
     heads: TestPlan | None
+    matched: TestPlan | None
 
     @property
     def tests(self) -> tuple[TestPlan, ...]:
         """The tests that are made, in the order of a comparison."""
-        return tuple(test for test in (self.whole, self.layers, self.heads) if test is not None)
+        return tuple(test for test in (self.whole, self.layers, self.heads, self.matched) if test is not None)
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,22 @@ def plan_pairs(a: Shape, b: Shape) -> PairPlan:
         pairs = len(x.layers) * len(y.layers) if alike else 0
         layer_pairs = 0 if pairs == 1 == len(chosen) else pairs
         drafts.append((x, y, suffix, chosen, layer_pairs, pairs_of_parts(x, y)))
-    number = sum(sum(map(bool, made)) for *_, chosen, pairs, parts in drafts for made in [(chosen, pairs, parts)])
+    number = sum(bool(chosen) + bool(pairs) + 2 * bool(parts) for *_, chosen, pairs, parts in drafts)
     grids = []
     for x, y, suffix, chosen, pairs, parts in drafts:
         block = common_block(x, y)
         blocks, width = x.units // block, part_width(x, y) or 0
-        whole = TestPlan(f"{x.channel} whole{suffix}", blocks * len(chosen), block, number)
-        layers = TestPlan(f"{x.channel} layers{suffix}", blocks, block, number * pairs)
-        heads = TestPlan(f"{x.channel} {PARTS[x.channel]}{suffix}", width // block, block, number * parts)
+        whole = TestPlan(f"{x.channel} whole{suffix}", blocks * len(chosen), block, log10_count(number))
+        layers = TestPlan(f"{x.channel} layers{suffix}", blocks, block, log10_count(number * pairs))
+        called, each = f"{PARTS[x.channel]}{suffix}", width // block
+        heads = TestPlan(f"{x.channel} {called}", each, block, log10_count(number * parts))
+        choice = choice_of(x, y)
+        matched = None
+        if choice is not None:
+            by_a = choice.of_a > 0
+            choosing = choice.of_a or choice.of_b
+            factor = log10_count(number) + choice.log10_functions(by_a, choosing)
+            matched = TestPlan(f"{x.channel} matched {called}", choosing * each, block, factor, bounded=True)
         rows, columns = np.array(chosen, np.intp).reshape(-1, 2).T
         grids.append(
             GridPlan(
@@ -139,9 +148,12 @@ def plan_pairs(a: Shape, b: Shape) -> PairPlan:
                 chosen=(rows, columns),
                 width=width,
                 meeting=meeting_rows(x, y),
+                paired=paired(x, y),
+                choice=choice,
                 whole=whole if chosen else None,
                 layers=layers if pairs else None,
                 heads=heads if parts else None,
+                matched=matched,
             )
         )
     curves, gaps = _curves(a, b)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightprint.compare.blocks import Codes, block_length, encode
-from weightprint.compare.selfcontrol import SelfControl, self_control
+from weightprint.compare.selfcontrol import SelfControl, copied_parts, self_control
 from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
 from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
 from weightprint.data import FLOAT32, Fingerprint
@@ -43,11 +43,13 @@ class GroupShape:
 @dataclass(frozen=True)
 class UnitGroup(GroupShape):
     """The same with its figures: ``energies`` is float32 [layers, units]; ``codes`` is None where blocks are shorter
-    than two."""
+    than two. Of parts (heads, experts) that are copies of each other in every layer, ``copied_parts``, the first one
+    counts; the energies of the others are nan."""
 
     energies: FLOAT32
     codes: Codes | None
     control: SelfControl
+    copied_parts: tuple[tuple[int, ...], ...] = ()
 
     def codes_for(self, block: int) -> Codes:
         """Codes in blocks of ``block``: the group's own, unless the other side's head width asks for shorter ones."""
@@ -99,6 +101,11 @@ def _groups(
         head_width = math.gcd(*known) if known else None
         energies = np.stack([units_of[stack, layer, channel] for layer in layers]).astype(np.float32)
         block = block_length(units, head_width)
+        copies: tuple[tuple[int, ...], ...] = ()
+        if head_width and units % head_width == 0 and block >= 2:
+            copies = copied_parts(energies, head_width, block)
+            later = [part for parts in copies for part in parts[1:]]
+            energies.reshape(len(layers), -1, head_width)[:, later] = np.nan
         codes = encode(energies, block) if block >= 2 else None
         first = extent[stack].first if stack in extent else min(layers)
         groups.append(
@@ -113,6 +120,7 @@ def _groups(
                 energies=energies,
                 codes=codes,
                 control=self_control(energies, codes),
+                copied_parts=copies,
             )
         )
     return tuple(groups)

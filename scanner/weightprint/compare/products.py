@@ -3,16 +3,15 @@
 Codes are small integers and T is below 2^24 in float32, else float64 is taken: so a matrix product of floats is exact
 whatever order it sums in, on every processor, and the backends agree to the last bit.
 
-A tile is [rows, layers, units] against [columns, layers, units]. Of its rows x columns pairs come back, int64 [pairs]:
-``whole``, the sum of T over the chosen layer pairs, and ``best``, the largest T of all layer pairs. Memory is one tile:
-TILE_BYTES for each side's floats and for the product.
+A tile is [rows, layers, units] against [columns, layers, units]. Of its rows x columns pairs come back the
+:class:`Sums`. Memory is one tile: TILE_BYTES for each side's floats and for the product.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,20 @@ _EXACT_IN_FLOAT32 = 2**24
 Chosen = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 """Layer pairs of the whole test: layers of one side, layers of the other."""
 
-Product = Callable[[INT8, INT8, "Chosen", bool], tuple[INT64, INT64]]
-"""(codes of rows, codes of columns, chosen layer pairs, wide) -> whole, best, both int64 [rows, columns]."""
+
+class Sums(NamedTuple):
+    """int64 [rows, columns] each: ``whole``, the sum of T over the chosen layer pairs; ``best``, the largest T of all
+    layer pairs; ``of_a``, the sum over the layers of the row's side of the largest T that each has with any layer of
+    the column's; ``of_b``, the same the other way round."""
+
+    whole: INT64
+    best: INT64
+    of_a: INT64
+    of_b: INT64
+
+
+Product = Callable[[INT8, INT8, "Chosen", bool], Sums]
+"""(codes of rows, codes of columns, chosen layer pairs, wide) -> sums of all pairs."""
 
 
 def tile_of(layers_a: int, layers_b: int, units: int) -> tuple[int, int]:
@@ -54,21 +65,27 @@ def recode(codes: INT8, stored: int, block: int) -> INT8:
     return order_codes(codes.astype(np.float32), block).reshape(codes.shape)
 
 
-def numpy_product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+def numpy_product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> Sums:
     """On the processor, by the matrix product of numpy's BLAS, which is faster with the longer side first."""
     if len(a) < len(b):
-        whole, best = numpy_product(b, a, chosen[::-1], wide)
-        return whole.T, best.T
+        turned = numpy_product(b, a, chosen[::-1], wide)
+        return Sums(turned.whole.T, turned.best.T, turned.of_b.T, turned.of_a.T)
     kind: type[np.float32] | type[np.float64] = np.float64 if wide else np.float32
     first: npt.NDArray[Any] = a.astype(kind)
     second: npt.NDArray[Any] = b.astype(kind)
     inner = first.reshape(-1, a.shape[-1]) @ second.reshape(-1, b.shape[-1]).T
     inner = inner.reshape(len(a), a.shape[1], len(b), b.shape[1])
     # Over whole rows first: long runs, and a 1/layers of it is left for the second.
-    largest = inner.max(axis=1).max(axis=-1)
+    of_layers_of_b = inner.max(axis=1)
+    of_layers_of_a = inner.max(axis=3)
     # Indexed on both sides of an axis, the pairs come first.
     sums = inner[:, chosen[0], :, chosen[1]].sum(axis=0, dtype=np.float64)
-    return np.rint(sums).astype(np.int64), np.rint(largest).astype(np.int64)
+    return Sums(
+        whole=np.rint(sums).astype(np.int64),
+        best=np.rint(of_layers_of_b.max(axis=-1)).astype(np.int64),
+        of_a=np.rint(of_layers_of_a.sum(axis=1, dtype=np.float64)).astype(np.int64),
+        of_b=np.rint(of_layers_of_b.sum(axis=2, dtype=np.float64)).astype(np.int64),
+    )
 
 
 def torch_product(device: str) -> Product:
@@ -76,18 +93,16 @@ def torch_product(device: str) -> Product:
     inputs hold these integers and whose sums are kept in float32."""
     import torch
 
-    def product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+    def product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> Sums:
         kind = torch.float64 if wide else torch.float32
         first, second = (torch.from_numpy(np.array(x)).to(device).to(kind) for x in (a, b))
         inner = first.reshape(-1, a.shape[-1]) @ second.reshape(-1, b.shape[-1]).T
         inner = inner.reshape(len(a), a.shape[1], len(b), b.shape[1])
-        best = inner.amax(dim=(1, 3))
+        of_b, of_a = inner.amax(dim=1), inner.amax(dim=3)
         rows, columns = (torch.from_numpy(np.asarray(index, np.int64)).to(device) for index in chosen)
         whole = inner[:, rows, :, columns].sum(dim=0, dtype=torch.float64)
-        return (
-            np.asarray(whole.round().to(torch.int64).cpu().numpy(), np.int64),
-            np.asarray(best.round().to(torch.int64).cpu().numpy(), np.int64),
-        )
+        sums = (whole, of_b.amax(dim=-1), of_a.sum(dim=1, dtype=torch.float64), of_b.sum(dim=2, dtype=torch.float64))
+        return Sums(*(np.asarray(own.round().to(torch.int64).cpu().numpy(), np.int64) for own in sums))
 
     return product
 
@@ -99,7 +114,7 @@ def forgiving(product: Product) -> Product:
 
     failed = threading.Event()
 
-    def safe(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+    def safe(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> Sums:
         if not failed.is_set():
             try:
                 return product(a, b, chosen, wide)

@@ -12,6 +12,8 @@ median of normal variables is their mean plus uncorrelated noise of variance (pi
 of the variances, P(median > sqrt(2vx) + cx) <= e^-x; x = 12.2 makes it 5e-6. That is exact only as L and m grow; a
 simulation in the tests holds it to account. A strong dependence needs about six layers to be seen: with two or
 three the median has little power, and copies cannot be told from a common order. Both then count as one layer.
+
+Parts of a layer (heads, experts) are independent of each other as well, and may be copies too.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weightprint.compare.blocks import BOOL, INT64, Codes, products, standardised
+from weightprint.compare.blocks import BOOL, INT64, Codes, encode, products, standardised
 from weightprint.compare.exact import critical, log10_tail
 from weightprint.data import FLOAT32
 
@@ -64,6 +66,23 @@ def self_control(energies: FLOAT32, codes: Codes | None) -> SelfControl:
     edges = significant(statistic, counts, pairs, codes.block, _COPY_LOG10_P - math.log10(number))
     joined = _join(same, [(int(distinct[i]), int(distinct[j])) for i, j in np.argwhere(edges)])
     return SelfControl(float(np.median(z[pairs])), limit, number, joined, _clusters(joined))
+
+
+def copied_parts(energies: FLOAT32, width: int, block: int) -> tuple[tuple[int, ...], ...]:
+    """Parts of ``width`` units that are copies of each other in every layer of energies [layers, units], by number:
+    heads that were repeated for several groups, experts made of one block. Their order is compared over all layers at
+    once, so that narrow heads are told too."""
+    layers, units = energies.shape
+    parts = units // width
+    turned = energies.reshape(layers, parts, width).transpose(1, 0, 2).reshape(parts, layers * width)
+    codes = encode(turned, block)
+    statistic, counts = products(codes, codes)
+    pairs = np.triu(counts > 0, 1)
+    number = int(pairs.sum())
+    if number == 0:
+        return ()
+    edges = significant(statistic, counts, pairs, block, _COPY_LOG10_P - math.log10(number))
+    return _clusters(_join(tuple(range(parts)), [(int(i), int(j)) for i, j in np.argwhere(edges)]))
 
 
 def threshold(layers: int, dimensions: int) -> float:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weightprint.compare import WORDS, figures_of, prepare, words_of
-from weightprint.compare.copies import layer_copies
+from weightprint.compare.copies import copies_of
 from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -180,7 +180,7 @@ def fingerprint_view(fingerprint: Fingerprint) -> RenderableType:
     for stack in dict.fromkeys(matrix.stack for matrix in fingerprint.matrices):
         own = [matrix for matrix in fingerprint.matrices if matrix.stack == stack]
         parts += [Text(f"stack {printable(stack) or '(none)'}", style="bold"), _matrix_table(own)]
-    copies = [Text(printable(own.sentence(fingerprint.name))) for own in layer_copies(prepare(fingerprint))]
+    copies = [Text(printable(own.sentence(fingerprint.name))) for own in copies_of(prepare(fingerprint))]
     return Group(*parts, *copies, *notice_lines(fingerprint.notices))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from weightprint.compare import exact
 from weightprint.compare.blocks import largest, order_codes
-from weightprint.compare.exact import STEP, block_counts, critical, log10_tail, log10_tails
+from weightprint.compare.exact import STEP, block_counts, critical, log10_tail, log10_tail_bounds, log10_tails
 
 TOO_LARGE_BY = 5e-11
 """In log10 p, up to a hundred blocks."""
@@ -234,3 +234,19 @@ def test_many_at_once_are_the_same_bits(size: tuple[int, int], seed: int) -> Non
 
 def test_none_at_once() -> None:
     assert log10_tails(np.zeros(0, np.int64), 10, 8).shape == (0,)
+
+
+@given(st.sampled_from([2, 3, 4, 6, 7, 8]), st.integers(1, 300), st.floats(-0.2, 1.0))
+@LAW
+def test_chernoffs_bound_is_one_and_not_far_off(block: int, blocks: int, share: float) -> None:
+    top = largest(block) * blocks
+    statistic = top - 4 * round((1 - share) * top / 4)
+    (bound,) = log10_tail_bounds(np.array([statistic]), np.array([blocks]), block).tolist()
+    p = log10_tail(statistic, blocks, block)
+    assert p - 1e-9 <= bound <= 0
+    # It is larger by about the standard deviation of the tilted law times the tilt.
+    assert bound <= p + 2.5
+
+
+def test_no_blocks_bound_nothing() -> None:
+    assert log10_tail_bounds(np.array([0, 168]), np.array([0, 1]), 8).tolist() == [0.0, pytest.approx(-4.6, abs=0.01)]

@@ -72,7 +72,7 @@ def test_statistic_is_the_best_of_all_pairs_of_heads() -> None:
     assert test.statistic == np.einsum("imn,jmn->ij", one, other).max()
     assert test.blocks == WIDTH // 8
     assert test.log10_p == log10_tail(test.statistic, 4, 8)
-    assert test.log10_factor == pytest.approx(math.log10(2 * (5 * 4) * (5 * 2)))
+    assert test.log10_factor == pytest.approx(math.log10(4 * (5 * 4) * (5 * 2)))
 
 
 def test_heads_of_equal_layers_where_shapes_agree() -> None:
@@ -97,3 +97,69 @@ def test_unrelated_models_of_other_widths_are_tested_and_not_linked() -> None:
     assert len(found) == 200
     assert min(found) > -4
     assert sum(value <= -1 for value in found) <= 40, "Bonferroni errs to one side"
+
+
+def ranks(energies: np.ndarray) -> np.ndarray:
+    """Codes of heads [heads, blocks x 8] of energies [layers, units], written without the library."""
+    return (2 * stats.rankdata(energies.reshape(-1, 8), axis=-1) - 9).reshape(-1, WIDTH)
+
+
+@pytest.mark.parametrize("heads", [2, 4], ids=["fewer", "equal"])
+def test_matched_statistic_is_of_the_best_partners(heads: int) -> None:
+    """b has as many heads or fewer: then it alone chooses, and from the heads of all layers."""
+    a, b = model("a", 1, SHAPE, WIDTH), model("b", 2, Shape(5, heads * WIDTH, 48), WIDTH)
+    test = by_name(compare_pair(a, b))["v matched heads"]
+    one, other = (ranks(np.stack([m.energies[STACK, i, "v"] for i in range(5)])) for m in (a, b))
+    inner = one @ other.T
+    if heads == 2:
+        assert test.statistic == inner.max(axis=0).sum()
+        assert test.blocks == 5 * 2 * 4
+        assert test.log10_factor == pytest.approx(math.log10(4) + 10 * math.log10(20))
+    else:
+        layers = np.stack([inner[4 * i : 4 * i + 4, 4 * i : 4 * i + 4] for i in range(5)])
+        assert test.statistic == max(layers.max(axis=2).sum(), layers.max(axis=1).sum())
+        assert test.blocks == 5 * 4 * 4
+        assert test.log10_factor == pytest.approx(math.log10(8 * 2) + 20 * math.log10(4))
+    assert test.log10_p >= log10_tail(test.statistic, test.blocks, 8)
+
+
+def test_many_narrow_heads_prove_together_what_none_proves_alone() -> None:
+    """Heads of 8 units: a pair of them cannot have p below 1 / 8! = 2.5e-5."""
+    shape = Shape(6, 64, 48)
+    base = weights(1, shape)
+    order = np.random.default_rng(3).permutation(8)
+    units = np.concatenate([np.arange(8 * head, 8 * head + 8) for head in order])
+    moved = {key: value[:, units] if key[2] == "o" else value[units] for key, value in tuned(base, 2).items()}
+    found = compare_pair(fingerprint("a", base, 8), fingerprint("b", moved, 8))
+    tests = by_name(found)
+    assert tests["v heads"].log10_p + tests["v heads"].log10_factor > -3
+    assert found.pair_log10_p is not None and found.pair_log10_p < -20
+    unrelated = compare_pair(fingerprint("a", base, 8), fingerprint("c", weights(5, shape), 8))
+    assert unrelated.pair_log10_p is not None and unrelated.pair_log10_p > -3
+
+
+def test_repeated_heads_count_once() -> None:
+    """Two models whose key-value heads were repeated are as unrelated as before."""
+    kept = [0, 0, 1, 1, 2, 2, 3, 3]
+    for seed in range(10):
+        a, b = weights(seed, SHAPE), weights(seed + 100, SHAPE)
+        plain, repeated = compared(a, b), compared(with_heads(a, kept), with_heads(b, kept))
+        assert by_name(plain)["v whole"].statistic == by_name(repeated)["v whole"].statistic
+        assert by_name(plain)["v matched heads"].blocks == by_name(repeated)["v matched heads"].blocks
+        (reason,) = [why for why in repeated.reasons if "heads 0, 1 " in why and " in a " in why]
+        assert reason == "heads 0, 1 of every layer of model.layers in a are copies of each other (channel v and o)"
+
+
+def test_null_of_the_matched_test() -> None:
+    """Corrected for its choices it is conservative: 1,000 independent pairs of 3 layers of 3 heads of 8 units."""
+    shape = Shape(3, 24, 8)
+    prints = [prepare(model(str(seed), seed, shape, 8)) for seed in range(46)]
+    p = [
+        test.log10_p + test.log10_factor
+        for i, a in enumerate(prints)
+        for b in prints[:i]
+        for test in compare_pair(a, b).tests
+        if "matched" in test.name
+    ]
+    assert len(p) == 2 * 46 * 45 // 2
+    assert sum(value <= -1 for value in p) <= 0.1 * len(p) / 8

@@ -7,13 +7,14 @@ from compare.build import LAW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightprint.compare.blocks import INT64, encode
+from weightprint.compare.blocks import encode
 from weightprint.compare.fused import fused_product
 from weightprint.compare.packed import INT8
 from weightprint.compare.products import (
     TILE_BYTES,
     Chosen,
     Product,
+    Sums,
     forgiving,
     is_wide,
     numpy_product,
@@ -42,17 +43,19 @@ def random_codes(seed: int, *shape: int, block: int = 8) -> INT8:
 def test_sums_of_integers(name: str, wide: bool, layers: tuple[int, int]) -> None:
     a, b = random_codes(1, 4, layers[0], 48), random_codes(2, 3, layers[1], 48)
     chosen = (np.arange(min(layers)), np.arange(min(layers))[::-1].copy())
-    whole, best = PRODUCTS[name](a, b, chosen, wide)
+    sums = PRODUCTS[name](a, b, chosen, wide)
     inner = np.einsum("aiu,bju->aibj", a.astype(np.int64), b.astype(np.int64))
-    assert (whole.dtype, best.dtype) == (np.int64, np.int64)
-    assert np.array_equal(best, inner.max(axis=(1, 3)))
-    assert np.array_equal(whole, sum(inner[:, i, :, j] for i, j in zip(*chosen, strict=True)))
+    assert {own.dtype for own in sums} == {np.dtype(np.int64)}
+    assert np.array_equal(sums.best, inner.max(axis=(1, 3)))
+    assert np.array_equal(sums.whole, sum(inner[:, i, :, j] for i, j in zip(*chosen, strict=True)))
+    assert np.array_equal(sums.of_a, inner.max(axis=3).sum(axis=1))
+    assert np.array_equal(sums.of_b, inner.max(axis=1).sum(axis=2))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_no_chosen_pair_sums_to_nothing(name: str) -> None:
     none = np.zeros(0, np.intp)
-    whole, _ = PRODUCTS[name](random_codes(1, 2, 3, 16), random_codes(2, 2, 4, 16), (none, none), False)
+    whole, *_ = PRODUCTS[name](random_codes(1, 2, 3, 16), random_codes(2, 2, 4, 16), (none, none), False)
     assert np.array_equal(whole, np.zeros((2, 2)))
 
 
@@ -66,7 +69,7 @@ def test_exact_where_float32_skips_integers(name: str) -> None:
     first, second = np.flatnonzero(np.isin(own[0, 0, :8], [1, 3]))
     other[0, 0, [first, second]] = own[0, 0, [second, first]]
     assert is_wide(own.shape[-1], 8)
-    whole, best = product(own, other, (np.zeros(1, np.intp), np.zeros(1, np.intp)), True)
+    whole, best, *_ = product(own, other, (np.zeros(1, np.intp), np.zeros(1, np.intp)), True)
     expected = int(own.astype(np.int64).ravel() @ other.astype(np.int64).ravel())
     assert expected > 2**26
     assert expected % 8 == 4
@@ -107,7 +110,7 @@ def test_a_device_that_fails_leaves_its_tile_to_the_processor() -> None:
     """It is asked again where only memory was missing, and no more once it failed."""
     calls = []
 
-    def product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> tuple[INT64, INT64]:
+    def product(a: INT8, b: INT8, chosen: Chosen, wide: bool) -> Sums:
         calls.append(len(a))
         if len(calls) == 1:
             raise torch.OutOfMemoryError("no memory is left")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from fingerprints import small_fingerprint
 
 from weightprint.compare import Family
-from weightprint.compare.copies import LayerCopies
+from weightprint.compare.copies import Copies
 from weightprint.compare.families import Link
 from weightprint.data import Comparison, Fingerprint, Screen, Test
 from weightprint.errors import Notice
@@ -65,7 +65,7 @@ def fingerprint(name: str, status: str = "complete") -> Fingerprint:
 
 
 def outcome(name: str, status: str = "complete", fresh: bool = False, reference: bool = False) -> Outcome:
-    copies = (LayerCopies("model.layers", (1, 3), ("v", "o")),)
+    copies = (Copies("model.layers", "layers", (1, 3), ("v", "o")),)
     return Outcome(fingerprint(name, status), 0.0 if fresh else 1.25, fresh, reference, copies=copies)
 
 

@@ -53,7 +53,7 @@ PAIR = {
 CHECKPOINT = {
     **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL, "fresh": bool},
     **{"seconds": float, "bytes": BYTES, "coverage": COVERAGE, "matrices": int, "non_finite": int},
-    **{"copies": [{"stack": str, "layers": [int], "channels": [str]}]},
+    **{"copies": [{"stack": str, "of": str, "numbers": [int], "channels": [str]}]},
     **{"formats": [str], "dtypes": [str], "backend": str, "set_aside": [ASIDE], "notices": [NOTICE]},
 }
 FORECAST = {
