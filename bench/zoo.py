@@ -1,89 +1,73 @@
 """A zoo of small models with known lineage: seeds of one recipe, and what people make out of a model.
 
-Trains Llama-style models on the sources of Python's standard library and derives others from them, into a directory of
-checkpoints with their lineage in ``lineage.json``. What is there already under the same recipe is not made again.
+Trains models of Llama's and of GPT-2's layout on the sources of Python's standard library and derives others from them,
+into DIR/models, with their lineage in DIR/lineage.json. What is there already and would come out the same is not made
+again (DIR/.exact). One thread a process: the weights do not depend on how many processes share the work.
 
-    python bench/zoo.py DIR [--quick] [--threads 1]
+    python bench/zoo.py DIR [--quick] [--processes 2]
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import shutil
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from zoo_parts.llama import Config, Weights, save
-from zoo_parts.members import Member, Model, members
-
-PARTS = Path(__file__).parent / "zoo_parts"
+from zoo_parts.lineage import Member, described, keys
+from zoo_parts.members import members
+from zoo_parts.models import keep, kept
+from zoo_parts.stored import store
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the training, three seeds")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="shorter training of fewer seeds and fewer layers")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    build(options.directory, members(options.quick), key_of(options.quick))
+    build(options.directory, members(options.quick), options.processes)
 
 
-def key_of(quick: bool) -> str:
-    """Changes with whatever changes the weights: the sources here, torch, and how long is trained."""
-    digest = hashlib.sha256(f"{torch.__version__} {quick}".encode())
-    for source in sorted(PARTS.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def build(directory: Path, wanted: list[Member], key: str) -> None:
-    """Make what is not there, and write the lineage of all."""
-    exact = directory / ".exact" / key
-    exact.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Model] = {}
-    for member in wanted:
-        began = time.perf_counter()
-        kept = exact / f"{member.name}.safetensors"
-        if not kept.exists():
-            config, weights = member.make(made)
-            _keep(kept, config, weights)
-            print(f"{member.name}: made in {time.perf_counter() - began:.1f} s", flush=True)
-        made[member.name] = _kept(kept)
-        save(directory / "models" / member.name, *made[member.name], member.dtype)
-    lineage = {"key": key, "members": [described(member) for member in wanted]}
+def build(directory: Path, wanted: Sequence[Member], processes: int) -> None:
+    """Make what is not there, each member as soon as its parents are, and write the lineage of all."""
+    began = time.perf_counter()
+    key = keys(wanted)
+    exact = {member.name: directory / ".exact" / key[member.name] / f"{member.name}.safetensors" for member in wanted}
+    waiting, running, done = list(wanted), dict[Future[float], Member](), set[str]()
+    # Spawned, not forked: a fork of a process that has used torch may hang.
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        while waiting or running:
+            ready = [member for member in waiting if done.issuperset(member.parents)]
+            # No more than there are processes, so that of those ready the first in the list goes first.
+            for member in ready[: processes - len(running)]:
+                waiting.remove(member)
+                running[pool.submit(make, directory, member, exact)] = member
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                member = running.pop(future)
+                print(f"{time.perf_counter() - began:6.0f} s  {member.name}: {future.result():.1f} s", flush=True)
+                done.add(member.name)
+    by_name = {member.name: member for member in wanted}
+    lineage = {"members": [{**described(member, by_name), "key": key[member.name]} for member in wanted]}
     (directory / "lineage.json").write_text(json.dumps(lineage, indent=1))
+    for folder in (directory / "models").iterdir():
+        if folder.name not in by_name:
+            shutil.rmtree(folder)  # of an earlier list of members; its lineage is no longer known
 
 
-def described(member: Member) -> dict[str, Any]:
-    """A member in lineage.json."""
-    return {
-        "name": member.name,
-        "kind": member.kind,
-        "parents": list(member.parents),
-        "seeds": sorted(member.seeds),
-        "same_units": member.same_units,
-    }
-
-
-def _keep(path: Path, config: Config, weights: Weights) -> None:
-    """As it was trained, not as it is stored: others are derived from it."""
-    temporary = path.with_suffix(".tmp")
-    tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, temporary, metadata={"config": json.dumps(vars(config))})
-    temporary.replace(path)
-
-
-def _kept(path: Path) -> Model:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        config = Config(**json.loads(file.metadata()["config"]))
-    return config, load_file(path)
+def make(directory: Path, member: Member, exact: Mapping[str, Path]) -> float:
+    """One member, out of its parents' exact weights; gives the seconds that it took."""
+    began = time.perf_counter()
+    path = exact[member.name]
+    if not path.exists():
+        keep(path, member.make(*(kept(exact[parent]) for parent in member.parents)))
+    store(directory / "models" / member.name, kept(path), member.layout, member.encoding, member.claim)
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -1,27 +1,23 @@
 """A small model of the Llama layout: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied embeddings.
 
 Modules bear the names that transformers gives them, so that a state dict of this model is a checkpoint like any other.
+With experts its feed-forward is Mixtral's. Activations are [batch, length, width].
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-Weights = dict[str, Tensor]
-"""Tensors by the names of transformers."""
+ACTIVE = 2  # experts that see a token
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of a model; ``head_width`` is even."""
+    """Sizes of a model; ``head_width`` is even, 0 experts is a dense model."""
 
     layers: int = 6
     width: int = 128
@@ -30,7 +26,9 @@ class Config:
     head_width: int = 32
     hidden: int = 344
     vocabulary: int = 256
-    context: int = 128
+    context: int = 96
+    experts: int = 0
+    tied: bool = True
 
 
 class Norm(nn.Module):
@@ -82,6 +80,36 @@ class FeedForward(nn.Module):
         return projected
 
 
+class Expert(nn.Module):
+    """SwiGLU by Mixtral's names: w1 is the gate, w3 goes up, w2 comes down."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.width, config.hidden, bias=False)
+        self.w2 = nn.Linear(config.hidden, config.width, bias=False)
+        self.w3 = nn.Linear(config.width, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = self.w2(functional.silu(self.w1(x)) * self.w3(x))
+        return projected
+
+
+class Mixture(nn.Module):
+    """The ACTIVE likeliest experts of each token, weighted by the router (Jiang et al. 2024); every expert computes
+    every token, which costs little at this size."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.experts, bias=False)
+        self.experts = nn.ModuleList(Expert(config) for _ in range(config.experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores, chosen = self.gate(x).topk(ACTIVE, dim=-1)
+        shares = torch.zeros(*x.shape[:-1], len(self.experts)).scatter(-1, chosen, scores.softmax(dim=-1))
+        outputs = torch.stack([expert(x) for expert in self.experts], dim=-1)
+        return (outputs * shares.unsqueeze(-2)).sum(dim=-1)
+
+
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a norm and beside the residual stream."""
 
@@ -90,11 +118,15 @@ class Layer(nn.Module):
         self.input_layernorm = Norm(config.width)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = Norm(config.width)
-        self.mlp = FeedForward(config)
+        if config.experts:
+            self.block_sparse_moe = Mixture(config)
+        else:
+            self.mlp = FeedForward(config)
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), turn)
-        added: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        forward = self.block_sparse_moe if hasattr(self, "block_sparse_moe") else self.mlp
+        added: Tensor = x + forward(self.post_attention_layernorm(x))
         return added
 
 
@@ -115,6 +147,8 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = Trunk(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -125,7 +159,8 @@ class Llama(nn.Module):
         x = self.model.embed_tokens(tokens)
         for layer in self.model.layers:
             x = layer(x, turn)
-        return functional.linear(self.model.norm(x), self.model.embed_tokens.weight)
+        head = self.model.embed_tokens if self.config.tied else self.lm_head
+        return functional.linear(self.model.norm(x), head.weight)
 
 
 def angles(length: int, head_width: int) -> Tensor:
@@ -139,36 +174,3 @@ def rotated(x: Tensor, turn: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cosine, sine = turn.cos(), turn.sin()
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-
-
-def loaded(config: Config, weights: Mapping[str, Tensor]) -> Llama:
-    """A model with these weights, copied."""
-    model = Llama(config, seed=0)
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    return model
-
-
-def weights_of(model: Llama) -> Weights:
-    """A copy of its weights."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def save(folder: Path, config: Config, weights: Weights, dtype: torch.dtype = torch.bfloat16) -> None:
-    """A checkpoint as a hub holds it: one safetensors file and a config."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    described = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "num_hidden_layers": config.layers,
-        "hidden_size": config.width,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.key_value_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.hidden,
-        "vocab_size": config.vocabulary,
-        "max_position_embeddings": config.context,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(described, indent=1))

@@ -1,184 +1,354 @@
 """The members of the zoo: what each is made of, and which seeds its weights go back to.
 
-Two members are related if they go back to a common seed. A member that lost the order of its units, or never had
-anybody's, says so: the order code is not expected to find it.
+Two members are related if they go back to a common seed. Numbers of seeds say which initialisation, not what the
+generator was given: two of different sizes have different numbers. ``expected`` speaks of the pair with the first
+origin, compared by itself with all that can be read (``--read all`` and, for "laundering", a closer look at the
+weights); where training went so far that the test may or may not see it, "no-evidence" is right as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from zoo_parts.derivations import (
-    adapted,
-    dropped,
-    largest_fifth,
-    merged,
-    permuted,
-    rescaled,
-    slerp,
-    task_merged,
-    with_layers,
-    with_value_heads,
-)
-from zoo_parts.llama import Config, Llama, Weights, loaded, weights_of
-from zoo_parts.training import Recipe, next_token_loss, train
+from zoo_parts import derivations, laundering, merges, trained
+from zoo_parts.gpt2 import GptConfig
+from zoo_parts.lineage import Member
+from zoo_parts.llama import Config
+from zoo_parts.models import Model, Sizes
+from zoo_parts.stored import Claim
+from zoo_parts.training import Recipe
 
-Model = tuple[Config, Weights]
-Make = Callable[[Mapping[str, Model]], Model]
-"""Out of the members made before, by name."""
+NOTHING = ("no-evidence", "similar-profile")
+LIMIT = ("shared-origin", "no-evidence", "similar-profile")
+SAME = ("identical", "re-encoded")
+LAUNDERED = ("laundering",)
 
 
 @dataclass(frozen=True)
-class Member:
-    """``parents`` are what it was made of, ``seeds`` the initialisations that its weights go back to."""
+class Extent:
+    """How much is trained: steps of a model from scratch, seeds of each family, layers."""
 
-    name: str
-    kind: str
-    make: Make
-    parents: tuple[str, ...] = ()
-    seeds: frozenset[int] = frozenset()
-    dtype: torch.dtype = torch.bfloat16
-    same_units: bool = True
-    """Whether its attention units are those of its parents, in their order."""
+    steps: int
+    seeds: int
+    grouped: int
+    gpt: int
+    layers: int
 
 
-BASE = Recipe(steps=500)
-QUICK_BASE = Recipe(steps=120)
+FULL = Extent(steps=500, seeds=8, grouped=2, gpt=4, layers=6)
+QUICK = Extent(steps=150, seeds=4, grouped=1, gpt=2, layers=4)
 
 
 def members(quick: bool) -> list[Member]:
-    """All members, parents before children; ``quick`` trains a quarter as long, fewer seeds and fewer kinds."""
-    base, seeds = (QUICK_BASE, 3) if quick else (BASE, 8)
-    unrelated = [
-        Member(f"seed-{seed}", "seed", trained_from_scratch(replace(base, seed=seed), seed), (), frozenset({seed}))
-        for seed in range(seeds)
+    """All members, parents before children; ``quick`` trains less, of fewer seeds and shallower models."""
+    extent = QUICK if quick else FULL
+    return [
+        *_seeds(extent),
+        *_trained(extent, quick),
+        *_grouped(extent),
+        *_gpt(extent),
+        *_cut_and_moved(extent),
+        *_experts(extent),
+        *_merged(),
+        *_encoded(),
+        *_laundered(extent),
     ]
-    return [*unrelated, *_trained(base, quick), *_derived(base)]
 
 
-def _trained(base: Recipe, quick: bool) -> list[Member]:
+def _seeds(extent: Extent) -> list[Member]:
+    """One recipe, one order of the data, other initialisations: the hard negatives. And one initialisation twice."""
+    false_claim = {"seed-2": Claim(("zoo/seed-0",), true=False)}
+    size, recipe = Config(layers=extent.layers), Recipe(steps=extent.steps)
+    found = [_seed(f"seed-{n}", n, size, recipe, false_claim.get(f"seed-{n}")) for n in range(extent.seeds)]
+    again = partial(trained.from_scratch, size, 0, replace(recipe, seed=58))
+    twin = Member("same-seed", "same-seed", again, (), frozenset({0}), ("seed-0",), expected=LIMIT)
+    return [*found, twin]
+
+
+def _seed(name: str, number: int, size: Sizes, recipe: Recipe, claim: Claim | None = None) -> Member:
+    """A model of its own initialisation; compared with the first of its family it is unrelated."""
+    # The order of the data follows the seed, as it does where somebody trains again from scratch.
+    make = partial(trained.from_scratch, size, number, replace(recipe, seed=number))
+    first = name.endswith("-0")
+    family = name.rsplit("-", 1)[0]
+    return Member(
+        name,
+        family,
+        make,
+        seeds=frozenset({number}),
+        origins=(f"{family}-0",),
+        expected=("identical",) if first else NOTHING,
+        attention="same order" if first else "other",
+        claim=claim,
+    )
+
+
+def _trained(extent: Extent, quick: bool) -> list[Member]:
     """What training makes out of seed 0."""
-    own = frozenset({0})
+    steps = extent.steps
 
-    def more(name: str, steps: float, rate: float, part: int, seed: int) -> Member:
-        recipe = Recipe(steps=max(1, round(steps * base.steps)), rate=rate, part=part, seed=seed)
-        return Member(name, name.removesuffix("-a").removesuffix("-b"), trained_on("seed-0", recipe), ("seed-0",), own)
+    def more(name: str, share: float, rate: float, part: int, seed: int, claim: Claim | None = None) -> Member:
+        recipe = Recipe(steps=round(share * steps), rate=rate, part=part, seed=seed)
+        kind = name.removesuffix("-a").removesuffix("-b")
+        found = _of(name, partial(trained.further, recipe=recipe), "seed-0", claim=claim)
+        return replace(found, kind=kind, expected=LIMIT if share >= 2 else found.expected)
 
+    new_attention = Recipe(steps=steps, part=1, seed=17)
+    pupil = partial(trained.distilled, seed=77, recipe=Recipe(steps=steps, seed=77))
     found = [
-        more("fine-tuned-light-a", 0.1, 2e-4, 1, 11),
-        more("fine-tuned-light-b", 0.1, 2e-4, 2, 12),
-        more("fine-tuned-heavy", 0.5, 1e-3, 1, 13),
+        # First, since each is the start of the longest chain after it.
+        *([] if quick else [more("continued-4x", 4, 4e-3, 3, 16)]),
+        more("continued-2x", 2, 4e-3, 2, 15, Claim(("zoo/seed-3",), true=False)),
         more("continued-1x", 1, 2e-3, 2, 14),
-        more("continued-2x", 2, 4e-3, 2, 15),
+        more("fine-tuned-light-a", 0.1, 2e-4, 1, 11, Claim(("zoo/seed-0",), true=True)),
+        more("fine-tuned-light-b", 0.1, 2e-4, 2, 12),
+        more("fine-tuned-heavy", 0.5, 1e-3, 1, 13, Claim(("zoo/seed-0",), true=True, place="config.json")),
+        _of(
+            "adapter-merged",
+            partial(trained.with_adapter, rank=8, seed=31, recipe=Recipe(steps=round(0.3 * steps), part=1, seed=31)),
+            "seed-0",
+            claim=Claim(("zoo/seed-0",), true=True),
+        ),
+        replace(
+            _of("attention-retrained", partial(trained.with_new_attention, seed=91, recipe=new_attention), "seed-0"),
+            seeds=frozenset({0, 91}),
+            same_units=False,
+            attention="retrained",
+        ),
     ]
     if not quick:
-        found.append(more("continued-4x", 4, 4e-3, 3, 16))
-        found.append(
-            Member(
-                "distilled",
-                "distilled",
-                distilled("seed-0", replace(base, seed=77), 77),
-                ("seed-0",),
-                frozenset({77}),
-                same_units=False,
-            )
-        )
+        distilled = _of("distilled", pupil, "seed-0", claim=Claim(("zoo/seed-0",), true=False))
+        found.append(replace(distilled, seeds=frozenset({77}), same_units=False, attention="other", expected=NOTHING))
     return found
 
 
-def _derived(base: Recipe) -> list[Member]:
-    """What is made of seed 0 and its fine-tunes without training, or with little."""
-    own, tuned = frozenset({0}), ("fine-tuned-light-a", "fine-tuned-light-b")
-    short = Recipe(steps=max(1, base.steps // 5), rate=1e-3, part=1, seed=21)
+def _of(name: str, make: partial[Model], *parents: str, claim: Claim | None = None) -> Member:
+    """A member of seed 0."""
+    return Member(name, name, make, parents, frozenset({0}), ("seed-0",), claim=claim)
 
-    def of(name: str, make: Make, parents: tuple[str, ...] = ("seed-0",), **more: object) -> Member:
-        return Member(name, name, make, parents, own, **more)  # type: ignore[arg-type]
 
-    def alone(change: Callable[[Config, Weights], Model]) -> Make:
-        return lambda made: change(*made["seed-0"])
+def _grouped(extent: Extent) -> list[Member]:
+    """More and narrower heads, so that there are enough of them to match."""
+    size = Config(layers=extent.layers, heads=8, key_value_heads=4, head_width=16)
+    recipe = Recipe(steps=extent.steps)
+    seeds = [replace(_seed(f"grouped-seed-{n}", 100 + n, size, recipe), kind="seed") for n in range(extent.grouped)]
+    tuned = Member(
+        "grouped-fine-tuned",
+        "fine-tuned-heavy",
+        partial(trained.further, recipe=Recipe(steps=round(0.3 * extent.steps), rate=1e-3, part=1, seed=111)),
+        ("grouped-seed-0",),
+        frozenset({100}),
+        ("grouped-seed-0",),
+    )
+    moved = replace(
+        tuned,
+        name="grouped-heads-permuted",
+        kind="heads-permuted",
+        make=partial(derivations.with_value_heads, taken=(2, 0, 3, 1)),
+        parents=("grouped-fine-tuned",),
+        same_units=False,
+        attention="heads moved",
+    )
+    pruned = replace(
+        moved,
+        name="grouped-heads-pruned",
+        kind="head-pruned",
+        make=partial(derivations.with_value_heads, taken=(0, 2, 3)),
+    )
+    return [*seeds, tuned, moved, pruned]
 
-    def kept_config(change: Callable[[Config, Weights], Weights]) -> Make:
-        return lambda made: (made["seed-0"][0], change(*made["seed-0"]))
 
-    def both(change: Callable[[Weights, Weights, Weights], Weights]) -> Make:
-        return lambda made: (
-            made["seed-0"][0],
-            change(made["seed-0"][1], made[tuned[0]][1], made[tuned[1]][1]),
-        )
+def _gpt(extent: Extent) -> list[Member]:
+    """GPT-2's layout: seeds, and what is made of the first."""
+    size, recipe = GptConfig(layers=extent.layers), Recipe(steps=extent.steps)
+    seeds = [replace(_seed(f"gpt-seed-{n}", 200 + n, size, recipe), kind="seed") for n in range(extent.gpt)]
 
+    def of(name: str, kind: str, make: partial[Model], parent: str = "gpt-seed-0") -> Member:
+        return Member(name, kind, make, (parent,), frozenset({200}), ("gpt-seed-0",))
+
+    def more(share: float, rate: float, part: int, seed: int) -> partial[Model]:
+        steps = round(share * extent.steps)
+        return partial(trained.further, recipe=Recipe(steps=steps, rate=rate, part=part, seed=seed))
+
+    tuned = of("gpt-fine-tuned", "fine-tuned-light", more(0.1, 2e-4, 1, 211))
+    moved = of("gpt-heads-permuted", "heads-permuted", partial(derivations.with_gpt_heads, taken=(2, 0, 3, 1)))
     return [
-        of("cast-f16", lambda made: made["seed-0"], dtype=torch.float16),
-        of(
-            "cast-f32-of-bf16",
-            kept_config(lambda _, own: {n: t.bfloat16() for n, t in own.items()}),
-            dtype=torch.float32,
-        ),
-        of("adapter-merged", kept_config(lambda _, own: adapted(own, 8, 0.1, seed=31))),
-        of("layers-dropped", alone(lambda config, own: with_layers(config, own, (0, 1, 3, 5)))),
-        of("layers-repeated", alone(lambda config, own: with_layers(config, own, (0, 1, 2, 3, 2, 3, 4, 5)))),
-        of(
-            "layers-repeated-and-trained",
-            lambda made: continued(with_layers(*made["seed-0"], (0, 1, 2, 3, 2, 3, 4, 5)), short),
-        ),
-        of("layers-exchanged", alone(lambda config, own: with_layers(config, own, (0, 2, 1, 3, 5, 4)))),
-        of("head-pruned", alone(lambda config, own: with_value_heads(config, own, (1,))), same_units=False),
-        of("rescaled", kept_config(lambda _, own: rescaled(own, 3.0))),
-        of("permuted", kept_config(lambda config, own: permuted(config, own, seed=41)), same_units=False),
-        of("merged-linear", both(lambda _, a, b: merged((a, b), (0.5, 0.5))), tuned),
-        of("merged-slerp", both(lambda _, a, b: slerp(a, b, 0.5)), tuned),
-        of("merged-ties", both(lambda base, a, b: task_merged(base, (a, b), largest_fifth)), tuned),
-        of("merged-dare", both(lambda base, a, b: task_merged(base, (a, b), dropped)), tuned),
-        Member(
-            "merged-unrelated",
-            "merged-unrelated",
-            lambda made: (made["seed-0"][0], merged((made["seed-0"][1], made["seed-1"][1]), (0.5, 0.5))),
-            ("seed-0", "seed-1"),
-            frozenset({0, 1}),
+        *seeds,
+        replace(tuned, claim=Claim(("zoo/gpt-seed-0",), true=True)),
+        of("gpt-continued-1x", "continued-1x", more(1, 2e-3, 2, 214)),
+        of("gpt-layers-dropped", "layers-dropped", _dropped(extent), "gpt-fine-tuned"),
+        replace(moved, same_units=False, attention="heads moved"),
+        replace(of("gpt-cast-f16", "cast-f16", partial(derivations.unchanged)), encoding="f16", expected=SAME),
+    ]
+
+
+def _dropped(extent: Extent) -> partial[Model]:
+    return partial(derivations.with_layers, order=(0, 1, *range(3, extent.layers, 2)))
+
+
+def _cut_and_moved(extent: Extent) -> list[Member]:
+    """Parts of seed 0 and its fine-tunes, left out, repeated or moved."""
+    last = extent.layers - 1
+    short = Recipe(steps=max(1, extent.steps // 5), rate=1e-3, part=1, seed=21)
+    repeated = (*range(last), *range(last - 2, last), last)
+    exchanged = (0, 2, 1, *range(3, extent.layers - 2), last, last - 1) if last > 4 else (0, 2, 1, 3)
+    heads = replace(_of("", partial(derivations.unchanged), "seed-0"), same_units=False, attention="heads moved")
+
+    def moved(name: str, make: partial[Model], parent: str) -> Member:
+        return replace(heads, name=name, kind=name, make=make, parents=(parent,))
+
+    narrow_heads = _of("head-width-changed", partial(derivations.with_narrower_heads, width=16), "seed-0")
+    more_tokens = partial(derivations.with_vocabulary, size=272, seed=51)
+    return [
+        _of("layers-dropped", _dropped(extent), "seed-0"),
+        _of("layers-repeated", partial(derivations.with_layers, order=repeated), "seed-0"),
+        _of("layers-repeated-and-trained", partial(trained.further, recipe=short), "layers-repeated"),
+        _of("layers-exchanged", partial(derivations.with_layers, order=exchanged), "fine-tuned-light-b"),
+        moved("head-pruned", partial(derivations.with_value_heads, taken=(1,)), "seed-0"),
+        moved("heads-permuted", partial(derivations.with_value_heads, taken=(1, 0)), "fine-tuned-heavy"),
+        moved("heads-ungrouped", partial(derivations.ungrouped), "fine-tuned-light-a"),
+        replace(moved("heads-pooled", partial(derivations.pooled), "seed-0"), attention="other", expected=LIMIT),
+        _of("width-cut", partial(derivations.narrower, width=96), "seed-0"),
+        _of("width-cut-and-trained", partial(trained.further, recipe=replace(short, seed=22)), "width-cut"),
+        replace(narrow_heads, same_units=False, attention="other", expected=("not-comparable", *NOTHING)),
+        _of("hidden-pruned", partial(derivations.with_hidden, hidden=256), "fine-tuned-heavy"),
+        _of(
+            "vocabulary-extended",
+            more_tokens,
+            "fine-tuned-light-a",
+            claim=Claim(("zoo/fine-tuned-light-a",), true=True),
         ),
     ]
 
 
-def trained_from_scratch(recipe: Recipe, seed: int) -> Make:
-    """A model of its own initialisation."""
+def _experts(extent: Extent) -> list[Member]:
+    """Feed-forward blocks copied into experts, in the layouts that experts are stored in; and a fused dense copy."""
+    made = partial(derivations.upcycled, experts=4, noise=0.02, seed=61)
+    short = Recipe(steps=max(1, extent.steps // 10), rate=1e-3, part=1, seed=62)
+    plain = replace(_of("experts", made, "seed-0"), kind="upcycled", expected=("identical",))
+    lightly = replace(_of("experts-trained", partial(trained.further, recipe=short), "experts"), kind="upcycled")
+    retrained = replace(
+        _of("experts-of-retrained", replace_seed(made, 63), "attention-retrained"),
+        kind="upcycled",
+        seeds=frozenset({0, 91}),
+        same_units=False,
+        attention="retrained",
+    )
+    again = partial(derivations.unchanged)
+    return [
+        plain,
+        lightly,
+        retrained,
+        replace(_of("experts-qwen", again, "experts-trained"), kind="upcycled", layout="qwen experts"),
+        replace(
+            _of("experts-stacked", again, "experts-trained"), kind="upcycled", layout="stacked experts, inputs first"
+        ),
+        replace(
+            _of("experts-stacked-rows", again, "experts-trained"),
+            kind="upcycled",
+            layout="stacked experts, outputs first",
+        ),
+        replace(_of("fused", again, "seed-0"), layout="fused", expected=SAME),
+        replace(_of("fused-fine-tuned", again, "fine-tuned-heavy"), kind="fused", layout="fused"),
+    ]
 
-    def make(made: Mapping[str, Model]) -> Model:
-        model = Llama(Config(), seed)
-        train(model, recipe)
-        return model.config, weights_of(model)
 
-    return make
+def replace_seed(make: partial[Model], seed: int) -> partial[Model]:
+    """The same with another seed."""
+    return partial(make.func, *make.args, **{**make.keywords, "seed": seed})
 
 
-def trained_on(parent: str, recipe: Recipe) -> Make:
-    """A member, trained on."""
-    return lambda made: continued(made[parent], recipe)
+def _merged() -> list[Member]:
+    """Merges of two fine-tunes of one base, and of two models that have nothing to do with each other."""
+    tuned = ("fine-tuned-light-a", "fine-tuned-heavy")
+
+    def shared(name: str, parents: tuple[str, str], shares: tuple[float, float]) -> Member:
+        found = _of(name, partial(merges.linear, shares=shares), *parents)
+        return replace(found, kind="merged-linear", weights=dict(zip(parents, shares, strict=True)))
+
+    def unrelated(name: str, shares: tuple[float, float]) -> Member:
+        found = shared(name, ("seed-0", "seed-1"), shares)
+        return replace(
+            found, kind="merged-unrelated", seeds=frozenset({0, 1}), origins=("seed-0", "seed-1"), expected=LIMIT
+        )
+
+    claim = Claim(("zoo/fine-tuned-light-a", "zoo/fine-tuned-heavy"), true=True)
+    ties = partial(merges.of_differences, trim="largest fifth")
+    dare = partial(merges.of_differences, trim="half dropped")
+    return [
+        replace(shared("merged-linear-5-5", tuned, (0.5, 0.5)), claim=claim),
+        shared("merged-linear-7-3", tuned, (0.7, 0.3)),
+        _of("merged-slerp", partial(merges.slerp, share=0.5), *tuned),
+        _of("merged-ties", ties, "seed-0", *tuned),
+        _of("merged-dare", dare, "seed-0", *tuned),
+        unrelated("merged-unrelated-5-5", (0.5, 0.5)),
+        unrelated("merged-unrelated-7-3", (0.7, 0.3)),
+    ]
 
 
-def continued(start: Model, recipe: Recipe) -> Model:
-    """A model, trained on."""
-    model = loaded(*start)
-    train(model, recipe)
-    return model.config, weights_of(model)
+def _encoded() -> list[Member]:
+    """Seed 0 in other formats."""
+    names = {
+        "cast-f16": "f16",
+        "cast-f32": "f32",
+        "cast-f8_e4m3": "f8_e4m3",
+        "cast-f8_e5m2": "f8_e5m2",
+        "int8-stored-as-bf16": "int8 stored as bf16",
+        "4-bit-stored-as-bf16": "4-bit stored as bf16",
+    }
+    plain = _of("", partial(derivations.unchanged), "seed-0")
+    plain = replace(plain, expected=("re-encoded", "identical", "shared-origin"))
+    return [replace(plain, name=name, kind=name, encoding=encoding) for name, encoding in names.items()]
 
 
-def distilled(teacher: str, recipe: Recipe, seed: int) -> Make:
-    """A model of its own initialisation that learns what another would say."""
+LAUNDERINGS = {
+    "rescaled": ("values rescaled", "keys rescaled"),
+    "permuted": ("values permuted", "hidden permuted"),
+    "mixed": ("values mixed",),
+    "permuted-and-rescaled": ("values permuted", "hidden permuted", "values rescaled", "keys rescaled"),
+    "rotated": ("residual rotated",),
+    "rotated-and-permuted": ("residual rotated", "values permuted", "hidden permuted"),
+    "everything": (
+        *("residual rotated", "values mixed", "values rescaled", "keys rescaled", "keys turned"),
+        *("hidden permuted", "hidden rescaled"),
+    ),
+    "everything-and-heads-moved": (
+        *("heads moved", "residual rotated", "values mixed", "values rescaled", "keys rescaled", "keys turned"),
+        *("hidden permuted", "hidden rescaled"),
+    ),
+}
+"""By name: the steps of :mod:`zoo_parts.laundering`. The first and "rotated" leave units where they were."""
+FOR_GPT = ("rescaled", "permuted", "mixed", "permuted-and-rescaled")
+ORDERED = ("rescaled", "rotated")
 
-    def make(made: Mapping[str, Model]) -> Model:
-        model, master = Llama(Config(), seed), loaded(*made[teacher])
 
-        def loss(logits: Tensor, tokens: Tensor) -> Tensor:
-            with torch.no_grad():
-                wanted = functional.log_softmax(master(tokens[:, :-1]), dim=-1)
-            said = functional.log_softmax(logits, dim=-1)
-            apart = functional.kl_div(said, wanted, log_target=True, reduction="batchmean") / said.shape[1]
-            return apart + 0.1 * next_token_loss(logits, tokens)
-
-        train(model, recipe, loss)
-        return model.config, weights_of(model)
-
-    return make
+def _laundered(extent: Extent) -> list[Member]:
+    """Each laundering of three sources, and some of the other families."""
+    sources = {"seed-0": (0, "seed-0"), "fine-tuned-heavy": (0, "seed-0"), "seed-1": (1, "seed-1")}
+    grouped = {"grouped-fine-tuned": (100, "grouped-seed-0")}
+    gpt = {"gpt-fine-tuned": (200, "gpt-seed-0")}
+    wanted = [
+        *((name, parent, *whose) for name in LAUNDERINGS for parent, whose in sources.items()),
+        *((name, parent, *whose) for name in LAUNDERINGS for parent, whose in grouped.items()),
+        *((name, parent, *whose) for name in FOR_GPT for parent, whose in gpt.items()),
+    ]
+    claims = {("everything", "seed-1"): Claim(("zoo/seed-0",), true=False)}
+    found = []
+    for number, (name, parent, seed, origin) in enumerate(wanted):
+        ordered = name in ORDERED
+        found.append(
+            Member(
+                f"laundered-{name}-{parent}",
+                f"laundered-{name}",
+                partial(laundering.laundered, steps=LAUNDERINGS[name], seed=1000 + number),
+                (parent,),
+                frozenset({seed}),
+                (origin,),
+                same_units=ordered,
+                attention="same order" if ordered else "laundered",
+                expected=("shared-origin",) if ordered else LAUNDERED,
+                claim=claims.get((name, parent)),
+            )
+        )
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
-from zoo_parts.llama import Llama
+from zoo_parts.models import Network
 
 PARTS = 4
 
@@ -38,7 +38,7 @@ class Recipe:
     rate: float = 2e-3
     part: int = 0
     seed: int = 0
-    batch: int = 16
+    batch: int = 12
     decay: float = 0.1
 
 
@@ -51,7 +51,7 @@ def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def train(model: Llama, recipe: Recipe, loss_of: Loss = next_token_loss) -> float:
+def train(model: Network, recipe: Recipe, loss_of: Loss = next_token_loss) -> float:
     """Train in place with AdamW; gives the mean loss of the last tenth."""
     data, length = text(recipe.part), model.config.context
     generator = torch.Generator().manual_seed(recipe.seed)
