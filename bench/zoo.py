@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from zoo_parts.lineage import Member, described, keys
-from zoo_parts.members import members
+from zoo_parts.members import FULL, QUICK, members
 from zoo_parts.models import keep, kept
 from zoo_parts.stored import store
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter training of fewer seeds and fewer layers")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    build(options.directory, members(options.quick), options.processes)
+    build(options.directory, members(QUICK if options.quick else FULL), options.processes)
 
 
 def build(directory: Path, wanted: Sequence[Member], processes: int) -> None:

@@ -179,9 +179,12 @@ def hidden_rescaled(model: Model, generator: torch.Generator) -> Model:
 def heads_moved(model: Model, generator: torch.Generator) -> Model:
     """Heads in another order, the same one in every layer."""
     config = model[0]
-    if isinstance(config, GptConfig):
-        return with_gpt_heads(model, torch.randperm(config.heads, generator=generator).tolist())
-    return with_value_heads(model, torch.randperm(config.key_value_heads, generator=generator).tolist())
+    heads = config.heads if isinstance(config, GptConfig) else config.key_value_heads
+    order = torch.randperm(heads, generator=generator)
+    if torch.equal(order, torch.arange(heads)):
+        order = order.roll(1)  # of two heads, every other order is the one they had
+    move = with_gpt_heads if isinstance(config, GptConfig) else with_value_heads
+    return move(model, order.tolist())
 
 
 def residual_rotated(model: Model, generator: torch.Generator) -> Model:

@@ -27,39 +27,65 @@ LAUNDERED = ("laundering",)
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is trained: steps of a model from scratch, seeds of each family, layers."""
+    """How much is made: steps of a model from scratch, sizes and seeds of each family."""
 
     steps: int
     seeds: int
-    grouped: int
-    gpt: int
-    layers: int
+    grouped_seeds: int
+    gpt_seeds: int
+    size: Config
+    grouped: Config
+    """More and narrower heads, so that there are enough of them to match."""
+    gpt: GptConfig
+    long: bool
+    """Whether with the members that cost most: four times as long trained on, and distilled."""
 
 
-FULL = Extent(steps=500, seeds=8, grouped=2, gpt=4, layers=6)
-QUICK = Extent(steps=150, seeds=4, grouped=1, gpt=2, layers=4)
+FULL = Extent(
+    steps=500,
+    seeds=8,
+    grouped_seeds=2,
+    gpt_seeds=4,
+    size=Config(layers=6),
+    grouped=Config(layers=6, heads=8, key_value_heads=4, head_width=16),
+    gpt=GptConfig(layers=6),
+    long=True,
+)
+QUICK = Extent(
+    steps=150,
+    seeds=4,
+    grouped_seeds=1,
+    gpt_seeds=2,
+    size=Config(layers=4),
+    grouped=Config(layers=4, heads=8, key_value_heads=4, head_width=16),
+    gpt=GptConfig(layers=4),
+    long=False,
+)
 
 
-def members(quick: bool) -> list[Member]:
-    """All members, parents before children; ``quick`` trains less, of fewer seeds and shallower models."""
-    extent = QUICK if quick else FULL
+def _steps(share: float, extent: Extent) -> int:
+    return max(1, round(share * extent.steps))
+
+
+def members(extent: Extent) -> list[Member]:
+    """All members, parents before children."""
     return [
         *_seeds(extent),
-        *_trained(extent, quick),
+        *_trained(extent),
         *_grouped(extent),
         *_gpt(extent),
         *_cut_and_moved(extent),
         *_experts(extent),
         *_merged(),
         *_encoded(),
-        *_laundered(extent),
+        *_laundered(),
     ]
 
 
 def _seeds(extent: Extent) -> list[Member]:
     """One recipe, one order of the data, other initialisations: the hard negatives. And one initialisation twice."""
     false_claim = {"seed-2": Claim(("zoo/seed-0",), true=False)}
-    size, recipe = Config(layers=extent.layers), Recipe(steps=extent.steps)
+    size, recipe = extent.size, Recipe(steps=extent.steps)
     found = [_seed(f"seed-{n}", n, size, recipe, false_claim.get(f"seed-{n}")) for n in range(extent.seeds)]
     again = partial(trained.from_scratch, size, 0, replace(recipe, seed=58))
     twin = Member("same-seed", "same-seed", again, (), frozenset({0}), ("seed-0",), expected=LIMIT)
@@ -84,12 +110,12 @@ def _seed(name: str, number: int, size: Sizes, recipe: Recipe, claim: Claim | No
     )
 
 
-def _trained(extent: Extent, quick: bool) -> list[Member]:
+def _trained(extent: Extent) -> list[Member]:
     """What training makes out of seed 0."""
     steps = extent.steps
 
     def more(name: str, share: float, rate: float, part: int, seed: int, claim: Claim | None = None) -> Member:
-        recipe = Recipe(steps=round(share * steps), rate=rate, part=part, seed=seed)
+        recipe = Recipe(steps=_steps(share, extent), rate=rate, part=part, seed=seed)
         kind = name.removesuffix("-a").removesuffix("-b")
         found = _of(name, partial(trained.further, recipe=recipe), "seed-0", claim=claim)
         return replace(found, kind=kind, expected=LIMIT if share >= 2 else found.expected)
@@ -98,7 +124,7 @@ def _trained(extent: Extent, quick: bool) -> list[Member]:
     pupil = partial(trained.distilled, seed=77, recipe=Recipe(steps=steps, seed=77))
     found = [
         # First, since each is the start of the longest chain after it.
-        *([] if quick else [more("continued-4x", 4, 4e-3, 3, 16)]),
+        *([more("continued-4x", 4, 4e-3, 3, 16)] if extent.long else []),
         more("continued-2x", 2, 4e-3, 2, 15, Claim(("zoo/seed-3",), true=False)),
         more("continued-1x", 1, 2e-3, 2, 14),
         more("fine-tuned-light-a", 0.1, 2e-4, 1, 11, Claim(("zoo/seed-0",), true=True)),
@@ -106,7 +132,7 @@ def _trained(extent: Extent, quick: bool) -> list[Member]:
         more("fine-tuned-heavy", 0.5, 1e-3, 1, 13, Claim(("zoo/seed-0",), true=True, place="config.json")),
         _of(
             "adapter-merged",
-            partial(trained.with_adapter, rank=8, seed=31, recipe=Recipe(steps=round(0.3 * steps), part=1, seed=31)),
+            partial(trained.with_adapter, rank=8, seed=31, recipe=Recipe(steps=_steps(0.3, extent), part=1, seed=31)),
             "seed-0",
             claim=Claim(("zoo/seed-0",), true=True),
         ),
@@ -117,7 +143,7 @@ def _trained(extent: Extent, quick: bool) -> list[Member]:
             attention="retrained",
         ),
     ]
-    if not quick:
+    if extent.long:
         distilled = _of("distilled", pupil, "seed-0", claim=Claim(("zoo/seed-0",), true=False))
         found.append(replace(distilled, seeds=frozenset({77}), same_units=False, attention="other", expected=NOTHING))
     return found
@@ -129,14 +155,15 @@ def _of(name: str, make: partial[Model], *parents: str, claim: Claim | None = No
 
 
 def _grouped(extent: Extent) -> list[Member]:
-    """More and narrower heads, so that there are enough of them to match."""
-    size = Config(layers=extent.layers, heads=8, key_value_heads=4, head_width=16)
-    recipe = Recipe(steps=extent.steps)
-    seeds = [replace(_seed(f"grouped-seed-{n}", 100 + n, size, recipe), kind="seed") for n in range(extent.grouped)]
+    """The same with more and narrower heads."""
+    size, recipe = extent.grouped, Recipe(steps=extent.steps)
+    seeds = [
+        replace(_seed(f"grouped-seed-{n}", 100 + n, size, recipe), kind="seed") for n in range(extent.grouped_seeds)
+    ]
     tuned = Member(
         "grouped-fine-tuned",
         "fine-tuned-heavy",
-        partial(trained.further, recipe=Recipe(steps=round(0.3 * extent.steps), rate=1e-3, part=1, seed=111)),
+        partial(trained.further, recipe=Recipe(steps=_steps(0.3, extent), rate=1e-3, part=1, seed=111)),
         ("grouped-seed-0",),
         frozenset({100}),
         ("grouped-seed-0",),
@@ -161,14 +188,14 @@ def _grouped(extent: Extent) -> list[Member]:
 
 def _gpt(extent: Extent) -> list[Member]:
     """GPT-2's layout: seeds, and what is made of the first."""
-    size, recipe = GptConfig(layers=extent.layers), Recipe(steps=extent.steps)
-    seeds = [replace(_seed(f"gpt-seed-{n}", 200 + n, size, recipe), kind="seed") for n in range(extent.gpt)]
+    size, recipe = extent.gpt, Recipe(steps=extent.steps)
+    seeds = [replace(_seed(f"gpt-seed-{n}", 200 + n, size, recipe), kind="seed") for n in range(extent.gpt_seeds)]
 
     def of(name: str, kind: str, make: partial[Model], parent: str = "gpt-seed-0") -> Member:
         return Member(name, kind, make, (parent,), frozenset({200}), ("gpt-seed-0",))
 
     def more(share: float, rate: float, part: int, seed: int) -> partial[Model]:
-        steps = round(share * extent.steps)
+        steps = _steps(share, extent)
         return partial(trained.further, recipe=Recipe(steps=steps, rate=rate, part=part, seed=seed))
 
     tuned = of("gpt-fine-tuned", "fine-tuned-light", more(0.1, 2e-4, 1, 211))
@@ -184,21 +211,23 @@ def _gpt(extent: Extent) -> list[Member]:
 
 
 def _dropped(extent: Extent) -> partial[Model]:
-    return partial(derivations.with_layers, order=(0, 1, *range(3, extent.layers, 2)))
+    return partial(derivations.with_layers, order=(0, 1, *range(3, extent.size.layers, 2)))
 
 
 def _cut_and_moved(extent: Extent) -> list[Member]:
     """Parts of seed 0 and its fine-tunes, left out, repeated or moved."""
-    last = extent.layers - 1
-    short = Recipe(steps=max(1, extent.steps // 5), rate=1e-3, part=1, seed=21)
+    last = extent.size.layers - 1
+    short = Recipe(steps=_steps(0.2, extent), rate=1e-3, part=1, seed=21)
     repeated = (*range(last), *range(last - 2, last), last)
-    exchanged = (0, 2, 1, *range(3, extent.layers - 2), last, last - 1) if last > 4 else (0, 2, 1, 3)
+    exchanged = (0, 2, 1, *range(3, extent.size.layers - 2), last, last - 1) if last > 4 else (0, 2, 1, 3)
     heads = replace(_of("", partial(derivations.unchanged), "seed-0"), same_units=False, attention="heads moved")
 
     def moved(name: str, make: partial[Model], parent: str) -> Member:
         return replace(heads, name=name, kind=name, make=make, parents=(parent,))
 
-    narrow_heads = _of("head-width-changed", partial(derivations.with_narrower_heads, width=16), "seed-0")
+    narrow_heads = _of(
+        "head-width-changed", partial(derivations.with_narrower_heads, width=extent.size.head_width // 2), "seed-0"
+    )
     more_tokens = partial(derivations.with_vocabulary, size=272, seed=51)
     return [
         _of("layers-dropped", _dropped(extent), "seed-0"),
@@ -209,10 +238,10 @@ def _cut_and_moved(extent: Extent) -> list[Member]:
         moved("heads-permuted", partial(derivations.with_value_heads, taken=(1, 0)), "fine-tuned-heavy"),
         moved("heads-ungrouped", partial(derivations.ungrouped), "fine-tuned-light-a"),
         replace(moved("heads-pooled", partial(derivations.pooled), "seed-0"), attention="other", expected=LIMIT),
-        _of("width-cut", partial(derivations.narrower, width=96), "seed-0"),
+        _of("width-cut", partial(derivations.narrower, width=extent.size.width * 3 // 4), "seed-0"),
         _of("width-cut-and-trained", partial(trained.further, recipe=replace(short, seed=22)), "width-cut"),
         replace(narrow_heads, same_units=False, attention="other", expected=("not-comparable", *NOTHING)),
-        _of("hidden-pruned", partial(derivations.with_hidden, hidden=256), "fine-tuned-heavy"),
+        _of("hidden-pruned", partial(derivations.with_hidden, hidden=extent.size.hidden * 3 // 4), "fine-tuned-heavy"),
         _of(
             "vocabulary-extended",
             more_tokens,
@@ -225,11 +254,11 @@ def _cut_and_moved(extent: Extent) -> list[Member]:
 def _experts(extent: Extent) -> list[Member]:
     """Feed-forward blocks copied into experts, in the layouts that experts are stored in; and a fused dense copy."""
     made = partial(derivations.upcycled, experts=4, noise=0.02, seed=61)
-    short = Recipe(steps=max(1, extent.steps // 10), rate=1e-3, part=1, seed=62)
-    plain = replace(_of("experts", made, "seed-0"), kind="upcycled", expected=("identical",))
+    short = Recipe(steps=_steps(0.1, extent), rate=1e-3, part=1, seed=62)
+    plain = replace(_of("experts", made, "seed-0"), kind="upcycled", expected=("identical", "shared-origin"))
     lightly = replace(_of("experts-trained", partial(trained.further, recipe=short), "experts"), kind="upcycled")
     retrained = replace(
-        _of("experts-of-retrained", replace_seed(made, 63), "attention-retrained"),
+        _of("experts-of-retrained", partial(made, seed=63), "attention-retrained"),
         kind="upcycled",
         seeds=frozenset({0, 91}),
         same_units=False,
@@ -252,11 +281,6 @@ def _experts(extent: Extent) -> list[Member]:
         replace(_of("fused", again, "seed-0"), layout="fused", expected=SAME),
         replace(_of("fused-fine-tuned", again, "fine-tuned-heavy"), kind="fused", layout="fused"),
     ]
-
-
-def replace_seed(make: partial[Model], seed: int) -> partial[Model]:
-    """The same with another seed."""
-    return partial(make.func, *make.args, **{**make.keywords, "seed": seed})
 
 
 def _merged() -> list[Member]:
@@ -323,7 +347,7 @@ FOR_GPT = ("rescaled", "permuted", "mixed", "permuted-and-rescaled")
 ORDERED = ("rescaled", "rotated")
 
 
-def _laundered(extent: Extent) -> list[Member]:
+def _laundered() -> list[Member]:
     """Each laundering of three sources, and some of the other families."""
     sources = {"seed-0": (0, "seed-0"), "fine-tuned-heavy": (0, "seed-0"), "seed-1": (1, "seed-1")}
     grouped = {"grouped-fine-tuned": (100, "grouped-seed-0")}
