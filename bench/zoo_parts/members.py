@@ -204,14 +204,14 @@ def _gpt(extent: Extent) -> list[Member]:
         *seeds,
         replace(tuned, claim=Claim(("zoo/gpt-seed-0",), true=True)),
         of("gpt-continued-1x", "continued-1x", more(1, 2e-3, 2, 214)),
-        of("gpt-layers-dropped", "layers-dropped", _dropped(extent), "gpt-fine-tuned"),
+        of("gpt-layers-dropped", "layers-dropped", _dropped(extent.gpt.layers), "gpt-fine-tuned"),
         replace(moved, same_units=False, attention="heads moved"),
         replace(of("gpt-cast-f16", "cast-f16", partial(derivations.unchanged)), encoding="f16", expected=SAME),
     ]
 
 
-def _dropped(extent: Extent) -> partial[Model]:
-    return partial(derivations.with_layers, order=(0, 1, *range(3, extent.size.layers, 2)))
+def _dropped(layers: int) -> partial[Model]:
+    return partial(derivations.with_layers, order=(0, 1, *range(3, layers, 2)))
 
 
 def _cut_and_moved(extent: Extent) -> list[Member]:
@@ -230,7 +230,7 @@ def _cut_and_moved(extent: Extent) -> list[Member]:
     )
     more_tokens = partial(derivations.with_vocabulary, size=272, seed=51)
     return [
-        _of("layers-dropped", _dropped(extent), "seed-0"),
+        _of("layers-dropped", _dropped(extent.size.layers), "seed-0"),
         _of("layers-repeated", partial(derivations.with_layers, order=repeated), "seed-0"),
         _of("layers-repeated-and-trained", partial(trained.further, recipe=short), "layers-repeated"),
         _of("layers-exchanged", partial(derivations.with_layers, order=exchanged), "fine-tuned-light-b"),
@@ -345,6 +345,8 @@ LAUNDERINGS = {
 """By name: the steps of :mod:`zoo_parts.laundering`. The first and "rotated" leave units where they were."""
 FOR_GPT = ("rescaled", "permuted", "mixed", "permuted-and-rescaled")
 ORDERED = ("rescaled", "rotated")
+FOUND_IN = {**dict.fromkeys(ORDERED, ("shared-origin",)), "mixed": (*LAUNDERED, "shared-origin")}
+"""Where the order code finds units in their order: of attention, or of feed-forward alone."""
 
 
 def _laundered() -> list[Member]:
@@ -371,7 +373,7 @@ def _laundered() -> list[Member]:
                 (origin,),
                 same_units=ordered,
                 attention="same order" if ordered else "laundered",
-                expected=("shared-origin",) if ordered else LAUNDERED,
+                expected=FOUND_IN.get(name, LAUNDERED),
                 claim=claims.get((name, parent)),
             )
         )

@@ -356,3 +356,21 @@ def test_what_is_there_is_not_made_again(tiny_zoo: Path, monkeypatch: pytest.Mon
     zoo.make(tiny_zoo, replace(wanted[0], make=partial(never)), exact)
     with pytest.raises(AssertionError, match="made again"):
         zoo.make(tiny_zoo, replace(wanted[0], make=partial(never)), {wanted[0].name: tiny_zoo / "nowhere"})
+
+
+def test_processes_that_share_the_work_make_the_same_bytes(tiny_zoo: Path, tmp_path: Path) -> None:
+    by_name = {member.name: member for member in members(TINY)}
+    names = ["seed-0", "gpt-seed-0", "layers-dropped", "laundered-everything-seed-0"]
+    (tmp_path / "models" / "of-an-earlier-list").mkdir(parents=True)
+    zoo.build(tmp_path, [by_name[name] for name in names], processes=2)
+    assert sorted(folder.name for folder in (tmp_path / "models").iterdir()) == sorted(names)
+    for name in names:
+        for file in ("model.safetensors", "config.json"):
+            alone, shared = (directory / "models" / name / file for directory in (tiny_zoo, tmp_path))
+            assert alone.read_bytes() == shared.read_bytes(), name
+    written = json.loads((tmp_path / "lineage.json").read_text())["members"]
+    assert [member["name"] for member in written] == names
+    assert written[3]["direction"] == [["seed-0", "laundered-everything-seed-0"]]
+    assert {"kind", "parents", "seeds", "origins", "same_units", "attention", "expected", "declared", "weights"} <= set(
+        written[0]
+    )
