@@ -181,7 +181,7 @@ def _grouped(extent: Extent) -> list[Member]:
         moved,
         name="grouped-heads-pruned",
         kind="head-pruned",
-        make=partial(derivations.with_value_heads, taken=(0, 2, 3)),
+        make=partial(derivations.with_value_heads, taken=(0, 3)),
     )
     return [*seeds, tuned, moved, pruned]
 
