@@ -39,8 +39,6 @@ class Member:
     """One of ATTENTION."""
     expected: tuple[str, ...] = ("shared-origin",)
     """Words of which any is right for the pair with its (first) origin, the one hoped for first."""
-    older: tuple[str, ...] = ()
-    """Members besides its parents, and theirs, that are older."""
     claim: Claim | None = None
     weights: Mapping[str, float] | None = None
     """Shares of a linear merge."""
@@ -74,7 +72,7 @@ def described(member: Member, members: Mapping[str, Member]) -> dict[str, Any]:
 def ancestors(member: Member, members: Mapping[str, Member]) -> list[str]:
     """Its parents, theirs, and so on, nearest first."""
     found: list[str] = []
-    waiting = [*member.parents, *member.older]
+    waiting = list(member.parents)
     while waiting:
         name = waiting.pop(0)
         if name not in found:

@@ -83,7 +83,7 @@ def members(extent: Extent) -> list[Member]:
 
 
 def _seeds(extent: Extent) -> list[Member]:
-    """One recipe, one order of the data, other initialisations: the hard negatives. And one initialisation twice."""
+    """One recipe and one text, other initialisations: the hard negatives. And one initialisation twice."""
     false_claim = {"seed-2": Claim(("zoo/seed-0",), true=False)}
     size, recipe = extent.size, Recipe(steps=extent.steps)
     found = [_seed(f"seed-{n}", n, size, recipe, false_claim.get(f"seed-{n}")) for n in range(extent.seeds)]
