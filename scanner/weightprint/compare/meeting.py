@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from weightprint.compare.blocks import block_length
 from weightprint.compare.prepared import CHANNELS, GroupShape
+from weightprint.data import FEED_FORWARD_ROLES
 
 Group = TypeVar("Group", bound=GroupShape)
 
@@ -51,14 +52,20 @@ def suffixes(met: Sequence[tuple[GroupShape, GroupShape]]) -> list[str]:
 def missing(names: tuple[str, str], groups: tuple[Sequence[GroupShape], Sequence[GroupShape]]) -> list[str]:
     """What is said of a channel that one side has not, or that has other numbers of units on both."""
     reasons = []
+    with_blocks = [any(group.channel in FEED_FORWARD_ROLES for group in side) for side in groups]
     for channel in CHANNELS:
         sides = [sorted({group.units for group in side if group.channel == channel}) for side in groups]
+        if channel in FEED_FORWARD_ROLES and not (all(with_blocks) and any(sides)):
+            continue
         for name, units in zip(names, sides, strict=True):
             if not units:
                 reasons.append(f"{name} has no units of channel {channel}")
         if all(sides) and not set(sides[0]) & set(sides[1]):
             first, second = (", ".join(map(str, units)) for units in sides)
             reasons.append(f"unit counts differ: {channel} {first} against {second}")
+    if any(with_blocks) and not all(with_blocks):
+        name = names[with_blocks.index(False)]
+        reasons.append(f"feed-forward blocks are not compared: of {name} none was read (--read all reads them)")
     return reasons
 
 
