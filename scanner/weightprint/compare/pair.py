@@ -22,7 +22,7 @@ from weightprint.compare.prepared import Prepared, prepare
 from weightprint.compare.products import product_for
 from weightprint.compare.sameness import Matched, bit_equal, common, matched, within_rounding
 from weightprint.compare.screen import screen_pair
-from weightprint.data import Comparison, Coverage, Fingerprint, Screen
+from weightprint.data import Comparison, Fingerprint, Screen
 
 KEPT = 256  # fingerprints that are kept ready for comparisons one by one
 
@@ -106,11 +106,11 @@ def _identical(pairs: Sequence[Matched], formats: str) -> str:
 
 
 def _covered(a: Fingerprint, b: Fingerprint) -> bool:
-    return [_understood(a.coverage), _understood(a.feed_forward)] == [
-        _understood(b.coverage),
-        _understood(b.feed_forward),
-    ]
+    if _blocks(a) != _blocks(b):
+        return False
+    return (a.coverage.found, a.coverage.understood) == (b.coverage.found, b.coverage.understood)
 
 
-def _understood(coverage: Coverage | None) -> tuple[int, int] | None:
-    return None if coverage is None else (coverage.found, coverage.understood)
+def _blocks(fingerprint: Fingerprint) -> tuple[int, int] | None:
+    blocks = fingerprint.feed_forward
+    return None if blocks is None else (blocks.found, blocks.understood)
