@@ -242,3 +242,5 @@ class Comparison:
     screen: Screen
     layer_map: tuple[tuple[int, int, float], ...] = ()
     reasons: tuple[str, ...] = ()
+    head_map: tuple[tuple[int, int, int, int, float], ...] = ()
+    """(layer of a, head of a, layer of b, head of b, z), where heads are not all at the place that their layer says."""

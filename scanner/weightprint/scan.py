@@ -20,6 +20,8 @@ import numpy as np
 from weightprint import store as stores
 from weightprint.attention_part import attention_part
 from weightprint.compare import ALPHA, Family, families
+from weightprint.compare.copies import LayerCopies
+from weightprint.compare.verdict import Judged
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
 from weightprint.fingerprint import Structure, fingerprint_from, read_structure, without_weights
@@ -57,7 +59,8 @@ class ScanOptions:
 @dataclass(frozen=True)
 class Outcome:
     """What became of one checkpoint. ``fresh`` says that its fingerprint was already there and no weight was read;
-    ``unsaved`` why it could not be kept in the store; ``set_aside`` which weight-like files are not read, and why."""
+    ``unsaved`` why it could not be kept in the store; ``set_aside`` which weight-like files are not read, and why;
+    ``copies`` which of its layers are copies of each other."""
 
     fingerprint: Fingerprint
     seconds: float
@@ -65,6 +68,7 @@ class Outcome:
     reference: bool = False
     unsaved: Notice | None = None
     set_aside: tuple[tuple[Path, str], ...] = ()
+    copies: tuple[LayerCopies, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     theirs = tuple(outcome for outcome in named if outcome.reference)
     comparisons, theirs, unread = _compare_readable(mine, theirs, options)
     return Report(
-        outcomes=mine,
+        outcomes=tuple(replace(own, copies=label.copies) for own, label in zip(mine, comparisons.labels, strict=False)),
         references=theirs,
         comparisons=comparisons,
         families=tuple(families(comparisons)),
@@ -348,7 +352,7 @@ def _unique_names(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
 
 def _compare_readable(
     mine: tuple[Outcome, ...], theirs: tuple[Outcome, ...], options: ScanOptions
-) -> tuple[Sequence[Comparison], tuple[Outcome, ...], tuple[Notice, ...]]:
+) -> tuple[Judged, tuple[Outcome, ...], tuple[Notice, ...]]:
     """All comparisons, and the references that they were made with: one of the index whose file turns out to be damaged
     or gone, where something is found in it, costs a notice and is not compared. Its pairs have been looked at all the
     same, and count as tested."""
@@ -372,9 +376,7 @@ def _indexed_file(outcome: Outcome) -> str | None:
     return None if stored is None else str(stored.file)
 
 
-def _compare(
-    mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions, lost: int
-) -> Sequence[Comparison]:
+def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOptions, lost: int) -> Judged:
     """Each scanned checkpoint with each reference and with each other scanned one; nothing else is tested."""
     fingerprints = [outcome.fingerprint for outcome in (*mine, *theirs)]
     first, second = np.triu_indices(len(mine), 1, len(fingerprints))

@@ -85,3 +85,20 @@ def test_dots_after_a_link_lead_where_the_system_says(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real/models")
     report = run([tmp_path / "link/../models/x"], [], tmp_path / "store")
     assert [outcome.fingerprint.path for outcome in report.outcomes] == [str(tmp_path / "real/models/x")]
+
+
+def test_copied_layers_are_a_finding_of_their_checkpoint(tmp_path: Path) -> None:
+    deep = {
+        f"model.layers.{layer}.{name.split('.', 3)[3]}": values
+        for layer, source in enumerate([0, 1, 2, 1, 2, 3])
+        for name, values in BASE.items()
+        if name.startswith(f"model.layers.{source}.")
+    }
+    tiny.save(tmp_path / "models/base", BASE)
+    tiny.save(tmp_path / "models/deep", deep)
+    report = run([tmp_path / "models"], [], tmp_path / "store")
+    found = {own.fingerprint.name: [(c.layers, c.channels) for c in own.copies] for own in report.outcomes}
+    assert found == {"base": [], "deep": [((1, 3), ("v", "o")), ((2, 4), ("v", "o"))]}
+    assert verdicts(report) == [("base", "deep", "shared-origin")]
+    (reason,) = [why for why in report.comparisons[0].reasons if "layers 1, 3" in why]
+    assert reason == "layers 1, 3 of model.layers in deep are copies of each other (channel v and o)"

@@ -20,7 +20,7 @@ from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.comparisons import Batch, Comparisons
 from weightprint.compare.exact import critical, log10_tails
 from weightprint.compare.layers import MAP_LOG10_ALPHA
-from weightprint.compare.packed import Collection, ShapeClass
+from weightprint.compare.packed import INT8, Collection, ShapeClass
 from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
 from weightprint.compare.prepared import Prepared
 from weightprint.compare.products import Product, is_wide, recode, tile_of
@@ -30,6 +30,7 @@ from weightprint.engine.settings import processors
 
 _MARGIN = 1e-6  # of log10 p: rounding may differ where the limit is written another way round
 _CURVE_PAIRS = 2**14
+_NONE_CHOSEN = (np.zeros(0, np.intp), np.zeros(0, np.intp))
 
 Load = Callable[[int], Prepared]
 """A side by its number, made ready to be compared one by one."""
@@ -116,20 +117,24 @@ def _decisive(test: TestPlan, limit: float) -> int:
 def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: Product) -> list[INT64]:
     """T of the grid's tests, int64 [pairs] each."""
     stored = (a.shape.blocks[grid.a], b.shape.blocks[grid.b])
-    layers, units = (a.codes[grid.a].shape[1], b.codes[grid.b].shape[1]), a.codes[grid.a].shape[2]
-    wide = is_wide(units, grid.block)
-    whole, best = np.empty((2, len(pairs.numbers)), np.int64)
+    units = (a.codes[grid.a].shape[2], b.codes[grid.b].shape[2])
+    layers = (a.codes[grid.a].shape[1], b.codes[grid.b].shape[1])
+    wide = is_wide(units[0], grid.block)
+    whole, best, best_head = np.empty((3, len(pairs.numbers)), np.int64)
 
     def work(places: INT64) -> None:
         rows, row_of = np.unique(pairs.rows_a[places], return_inverse=True)
         columns, column_of = np.unique(pairs.rows_b[places], return_inverse=True)
         first = recode(a.taken(grid.a, rows), stored[0], grid.block)
         second = recode(b.taken(grid.b, columns), stored[1], grid.block)
-        own_whole, own_best = product(first, second, grid.chosen, wide)
-        whole[places] = own_whole[row_of, column_of]
-        best[places] = own_best[row_of, column_of]
+        if grid.whole or grid.layers:
+            own_whole, own_best = product(first, second, grid.chosen, wide)
+            whole[places] = own_whole[row_of, column_of]
+            best[places] = own_best[row_of, column_of]
+        if grid.heads:
+            best_head[places] = _best_head(grid, first, second, product)[row_of, column_of]
 
-    tiles = list(_tiles(pairs, *tile_of(*layers, units)))
+    tiles = list(_tiles(pairs, *tile_of(*layers, max(units))))
     if len(tiles) > 1:
         with ThreadPoolExecutor(min(processors(), len(tiles))) as threads:
             # A list, so that what a thread raises is raised here.
@@ -137,7 +142,19 @@ def _statistics(grid: GridPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, prod
     else:
         for tile in tiles:
             work(tile)
-    return [column for column, made in ((whole, grid.whole), (best, grid.layers)) if made is not None]
+    made = ((whole, grid.whole), (best, grid.layers), (best_head, grid.heads))
+    return [column for column, test in made if test is not None]
+
+
+def _best_head(grid: GridPlan, first: INT8, second: INT8, product: Product) -> INT64:
+    """The largest T of all pairs of parts that meet, int64 [rows, columns]."""
+    best = np.full((len(first), len(second)), np.iinfo(np.int64).min)
+    for row, others in grid.meeting:
+        own = first[:, row].reshape(len(first), -1, grid.width)
+        # Of one row, or of all.
+        other = np.ascontiguousarray(second[:, others[0] : others[-1] + 1]).reshape(len(second), -1, grid.width)
+        np.maximum(best, product(own, other, _NONE_CHOSEN, False)[1], out=best)
+    return best
 
 
 def _tiles(pairs: Pairs, rows: int, columns: int) -> Iterator[INT64]:

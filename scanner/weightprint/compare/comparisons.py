@@ -130,6 +130,11 @@ class Comparisons(LazyComparisons):
         return self._columns
 
     @property
+    def labels(self) -> Sequence[Label]:
+        """What is said of each side in words."""
+        return self._labels
+
+    @property
     def made_one_by_one(self) -> Sequence[int]:
         """Numbers of the pairs that no batch holds."""
         return tuple(self._singled)

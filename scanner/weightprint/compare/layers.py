@@ -1,6 +1,7 @@
-"""The tests of one pair: whole model and layer pairs, per channel and pair of stacks, and the map of layers.
+"""The tests of one pair: whole model, layer pairs, head pairs, per channel and pair of stacks; and the map of layers.
 
-Every stack of one side meets every stack of the other that has as many units in the same channel. Two resolutions:
+Every stack of one side meets every stack of the other that has as many units in the same channel, or heads as wide.
+Three resolutions:
 
 * whole: layer l with layer l, where both stacks are equally deep. T is a sum of independent block products as long as
   copies are respected: take clusters of copied layers as nodes and the chosen layer pairs as edges. If the edges form
@@ -8,6 +9,7 @@ Every stack of one side meets every stack of the other that has as many units in
   and uniform under the null hypothesis, whatever the copies inside a cluster look like. Layer pairs that would close a
   cycle are left out: copies on both sides count once, copies on one side lose nothing.
 * layers: the smallest p of all z_ij, times the number of layer pairs. Bonferroni needs no independence.
+* heads: the smallest p of all pairs of heads that meet (heads.py), times their number.
 
 Each pays for all tests made in the pair (channels x stack pairs x resolutions). One layer against one layer is a
 whole test and no second one.
@@ -15,15 +17,17 @@ whole test and no second one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from weightprint.compare.blocks import INT64, products, standardised
+from weightprint.compare.copies import layer_copies
 from weightprint.compare.exact import log10_tail
+from weightprint.compare.heads import HeadExtremes, HeadPair, best_heads, head_extremes, significant_heads
 from weightprint.compare.holm import bonferroni, log10_count
-from weightprint.compare.meeting import common_block, met, missing, same_positions, suffixes, uncut, unique
+from weightprint.compare.meeting import PARTS, common_block, met, missing, same_positions, suffixes, uncut, unique
 from weightprint.compare.prepared import Prepared, UnitGroup
 from weightprint.compare.selfcontrol import significant
 from weightprint.data import Test
@@ -41,11 +45,13 @@ class Evidence:
     pair_log10_p: float | None
     layer_map: LayerMap
     reasons: tuple[str, ...]
+    head_map: tuple[HeadPair, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """T and valid blocks of every layer of group ``a`` with every layer of group ``b``."""
+    """T and valid blocks of every layer of group ``a`` with every layer of group ``b``, none where these have other
+    numbers of units; and of their heads."""
 
     a: UnitGroup
     b: UnitGroup
@@ -54,6 +60,7 @@ class _Grid:
     counts: INT64
     whole: tuple[tuple[int, int], ...]
     left_out: int
+    heads: HeadExtremes
 
     @property
     def layer_pairs(self) -> int:
@@ -64,7 +71,7 @@ class _Grid:
     @property
     def made(self) -> int:
         """How many tests this grid gives."""
-        return bool(self.whole) + bool(self.layer_pairs)
+        return bool(self.whole) + bool(self.layer_pairs) + bool(self.heads.pairs)
 
 
 def order_tests(a: Prepared, b: Prepared) -> Evidence:
@@ -89,22 +96,32 @@ def order_tests(a: Prepared, b: Prepared) -> Evidence:
     endings = suffixes([(grid.a, grid.b) for grid in grids])
     tested = [(g, test) for g, suffix in zip(grids, endings, strict=True) for test in _tests(g, number, suffix)]
     best_grid, best = min(tested, key=lambda entry: entry[1].log10_p + entry[1].log10_factor)
-    layer_map = _layer_map([g for g in grids if _stacks(g) == _stacks(best_grid)], number)
-    reasons += _copies(a, {id(g.a) for g in grids}) + _copies(b, {id(g.b) for g in grids})
+    layer_map, head_map = _maps([g for g in grids if _stacks(g) == _stacks(best_grid)], number)
+    used = {id(group) for grid in grids for group in (grid.a, grid.b)}
+    reasons += [
+        own.sentence(name) for name, side in zip(names, (a, b), strict=True) for own in layer_copies(side, used)
+    ]
     reasons += [
         f"channel {grid.a.channel}: {grid.left_out} layers that are copies on both sides are counted once"
         for grid in grids
         if grid.left_out
     ]
+    if head_map:
+        reasons.append(
+            f"{len(head_map)} pairs of parts of layers ({_called(best_grid)}) agree, not all at the same place"
+        )
     smallest = bonferroni(best.log10_p, best.log10_factor)
-    return Evidence(tuple(test for _, test in tested), smallest, layer_map, unique(reasons))
+    return Evidence(tuple(test for _, test in tested), smallest, layer_map, unique(reasons), head_map)
 
 
 def _grid(a: UnitGroup, b: UnitGroup) -> _Grid:
     block = common_block(a, b)
-    statistic, counts = products(a.codes_for(block), b.codes_for(block))
+    if a.units == b.units:
+        statistic, counts = products(a.codes_for(block), b.codes_for(block))
+    else:
+        statistic, counts = np.zeros((2, len(a.layers), len(b.layers)), np.int64)
     whole, left_out = _whole_pairs(a, b, counts) if a.depth == b.depth else ((), 0)
-    return _Grid(a, b, block, statistic, counts, whole, left_out)
+    return _Grid(a, b, block, statistic, counts, whole, left_out, head_extremes(a, b, block))
 
 
 def _whole_pairs(a: UnitGroup, b: UnitGroup, counts: INT64) -> tuple[tuple[tuple[int, int], ...], int]:
@@ -134,8 +151,20 @@ def _tests(grid: _Grid, number: int, suffix: str) -> Iterable[Test]:
         statistic, blocks = int(grid.statistic[rows, columns].sum()), int(grid.counts[rows, columns].sum())
         yield made_test(f"{grid.a.channel} whole{suffix}", (statistic, blocks, grid.block), number)
     if grid.layer_pairs:
-        best = min(_extremes(grid), key=lambda entry: log10_tail(entry[0], entry[1], grid.block))
+        best = _smallest(_extremes(grid), grid.block)
         yield made_test(f"{grid.a.channel} layers{suffix}", (*best, grid.block), number * grid.layer_pairs)
+    if grid.heads.pairs:
+        best = _smallest(grid.heads.largest, grid.block)
+        yield made_test(f"{grid.a.channel} {_called(grid)}{suffix}", (*best, grid.block), number * grid.heads.pairs)
+
+
+def _smallest(extremes: Iterable[tuple[int, int]], block: int) -> tuple[int, int]:
+    """The (T, blocks) with the smallest p."""
+    return min(extremes, key=lambda entry: log10_tail(entry[0], entry[1], block))
+
+
+def _called(grid: _Grid) -> str:
+    return PARTS[grid.a.channel]
 
 
 def _extremes(grid: _Grid) -> Iterable[tuple[int, int]]:
@@ -158,15 +187,31 @@ def made_test(name: str, outcome: tuple[int, int, int], number: int) -> Test:
     )
 
 
-def _layer_map(grids: Sequence[_Grid], number: int) -> LayerMap:
-    """For each layer of either side that has a significant partner, its best one; [a_layer, b_layer, z], sorted."""
+def _maps(grids: Sequence[_Grid], number: int) -> tuple[LayerMap, tuple[HeadPair, ...]]:
+    """For each layer of either side that has a significant partner, its best one, [a_layer, b_layer, z], sorted; and
+    for each head, unless every head is where its layer says."""
     found: dict[tuple[int, int], float] = {}
+    heads: list[HeadPair] = []
     for grid in grids:
-        limit = MAP_LOG10_ALPHA - log10_count(number * int(np.count_nonzero(grid.counts)))
-        z = standardised(grid.statistic, grid.counts, grid.block)
-        for i, j in np.argwhere(significant(grid.statistic, grid.counts, grid.counts > 0, grid.block, limit)):
-            key = (grid.a.layers[i], grid.b.layers[j])
-            found[key] = max(found.get(key, 0.0), float(z[i, j]))
+        if grid.heads.pairs:
+            limit = MAP_LOG10_ALPHA - log10_count(number * grid.heads.pairs)
+            heads += significant_heads(grid.a, grid.b, grid.block, limit)
+        if grid.layer_pairs or grid.whole:
+            limit = MAP_LOG10_ALPHA - log10_count(number * int(np.count_nonzero(grid.counts)))
+            every = standardised(grid.statistic, grid.counts, grid.block)
+            for i, j in np.argwhere(significant(grid.statistic, grid.counts, grid.counts > 0, grid.block, limit)):
+                key = (grid.a.layers[i], grid.b.layers[j])
+                found[key] = max(found.get(key, 0.0), float(every[i, j]))
+    head_map = best_heads(heads)
+    for layer_a, _, layer_b, _, z in head_map:
+        found.setdefault((layer_a, layer_b), z)
+    layer_map = _best_layers(found)
+    pairs = {(layer_a, layer_b) for layer_a, layer_b, _ in layer_map}
+    in_place = all(i == j and (layer_a, layer_b) in pairs for layer_a, i, layer_b, j, _ in head_map)
+    return layer_map, () if in_place else head_map
+
+
+def _best_layers(found: Mapping[tuple[int, int], float]) -> LayerMap:
     # Copies tie: among equals the nearest layer number.
     ranked = sorted(found, key=lambda key: (-found[key], abs(key[0] - key[1]), key))
     best_of_a: dict[int, tuple[int, int]] = {}
@@ -186,20 +231,6 @@ def _refusal(a: Prepared, b: Prepared, x: UnitGroup, y: UnitGroup) -> str | None
                 f"{group.control.threshold:.1f}), so its units are not exchangeable"
             )
     return uncut(x, y)
-
-
-def _copies(side: Prepared, used: set[int]) -> list[str]:
-    found: dict[tuple[str, tuple[int, ...]], str] = {}
-    for group in side.groups:
-        for rows in group.control.copies if id(group) in used else ():
-            layers = tuple(group.layers[row] for row in rows)
-            key = (group.stack, layers)
-            found[key] = f"{found[key]} and {group.channel}" if key in found else group.channel
-    return [
-        f"layers {', '.join(map(str, layers))} of {stack} in {side.fingerprint.name} are copies of each other "
-        f"(channel {channels})"
-        for (stack, layers), channels in found.items()
-    ]
 
 
 def _stacks(grid: _Grid) -> tuple[str, str]:

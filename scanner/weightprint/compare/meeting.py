@@ -4,7 +4,8 @@ which names, and what is said of the rest. No figure is looked at, so all pairs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from weightprint.compare.blocks import block_length
@@ -14,14 +15,27 @@ from weightprint.data import FEED_FORWARD_ROLES
 Group = TypeVar("Group", bound=GroupShape)
 
 
+PARTS: Mapping[str, str] = {"v": "heads", "o": "heads", **dict.fromkeys(FEED_FORWARD_ROLES, "experts")}
+"""What the parts of a layer are called, by channel."""
+
+
 def met(a: Sequence[Group], b: Sequence[Group]) -> list[tuple[Group, Group]]:
-    """Every group of ``a`` with every group of ``b`` that has as many units in the same channel."""
-    return [(x, y) for x in a for y in b if x.channel == y.channel and x.units == y.units]
+    """Every group of ``a`` with every group of ``b`` of the same channel that has as many units, or parts as wide."""
+    return [(x, y) for x in a for y in b if x.channel == y.channel and (x.units == y.units or part_width(x, y))]
+
+
+def part_width(a: GroupShape, b: GroupShape) -> int | None:
+    """Units of the parts (heads) that two groups have in common; None where no config says it, where the sides differ,
+    and where either layer is one part."""
+    width = a.head_width
+    if width is None or width != b.head_width or a.units == b.units == width or common_block(a, b) < 2:
+        return None
+    return width if a.units % width == 0 == b.units % width else None
 
 
 def common_block(a: GroupShape, b: GroupShape) -> int:
     """Length of the blocks in which two groups meet; below 2 they cannot."""
-    return block_length(a.units, a.head_width, b.head_width)
+    return block_length(math.gcd(a.units, b.units), a.head_width, b.head_width)
 
 
 def uncut(a: GroupShape, b: GroupShape) -> str | None:
@@ -45,8 +59,13 @@ def suffixes(met: Sequence[tuple[GroupShape, GroupShape]]) -> list[str]:
     several = len({(a.stack, b.stack) for a, b in met}) > 1
     crowded = len({(a.channel, a.stack, b.stack) for a, b in met}) < len(met)
     return [
-        (f" [{a.stack} ~ {b.stack}]" if several else "") + (f" ({a.units} units)" if crowded else "") for a, b in met
+        (f" [{a.stack} ~ {b.stack}]" if several else "") + (f" ({_counts(a, b)} units)" if crowded else "")
+        for a, b in met
     ]
+
+
+def _counts(a: GroupShape, b: GroupShape) -> str:
+    return str(a.units) if a.units == b.units else f"{a.units} ~ {b.units}"
 
 
 def missing(names: tuple[str, str], groups: tuple[Sequence[GroupShape], Sequence[GroupShape]]) -> list[str]:
@@ -60,9 +79,14 @@ def missing(names: tuple[str, str], groups: tuple[Sequence[GroupShape], Sequence
         for name, units in zip(names, sides, strict=True):
             if not units:
                 reasons.append(f"{name} has no units of channel {channel}")
-        if all(sides) and not set(sides[0]) & set(sides[1]):
+        own = [[group for group in side if group.channel == channel] for side in groups]
+        if all(sides) and not met(*own):
             first, second = (", ".join(map(str, units)) for units in sides)
-            reasons.append(f"unit counts differ: {channel} {first} against {second}")
+            widths = [", ".join(sorted({str(group.head_width or "unknown width") for group in side})) for side in own]
+            reasons.append(
+                f"unit counts differ: {channel} {first} against {second}, in {PARTS[channel]} of {widths[0]} and "
+                f"{widths[1]}"
+            )
     if any(with_blocks) and not all(with_blocks):
         name = names[with_blocks.index(False)]
         reasons.append(f"feed-forward blocks are not compared: of {name} none was read (--read all reads them)")

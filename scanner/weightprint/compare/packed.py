@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weightprint.compare.blocks import FLOAT64, INT64, block_length, encode
+from weightprint.compare.copies import LayerCopies, layer_copies
 from weightprint.compare.prepared import GroupShape, Prepared, UnitGroup
 from weightprint.compare.screen import CurvePositions
 from weightprint.compare.units import LeftOut
@@ -59,12 +60,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Label:
-    """What a comparison says of one side in words: its name, its status and why, energies that take no part."""
+    """What is said of one side in words: its name, its status and why, energies that take no part, copied layers."""
 
     name: str
     status: str
     reason: str | None
     unused: tuple[LeftOut, ...]
+    copies: tuple[LayerCopies, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Collection:
 def label(prepared: Prepared) -> Label:
     """The words of one side."""
     fingerprint = prepared.fingerprint
-    return Label(fingerprint.name, fingerprint.status, fingerprint.reason, prepared.unused)
+    return Label(fingerprint.name, fingerprint.status, fingerprint.reason, prepared.unused, layer_copies(prepared))
 
 
 def pack(prepared: Prepared) -> Packed | None:

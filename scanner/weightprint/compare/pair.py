@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -49,7 +50,8 @@ def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Compar
     )
     reasons = (*why, *evidence.reasons, *gaps, *partial)
     smallest = evidence.pair_log10_p
-    return Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
+    own = Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
+    return replace(own, head_map=evidence.head_map)
 
 
 def compare_all(

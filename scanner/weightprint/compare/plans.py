@@ -8,8 +8,19 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from weightprint.compare.blocks import deviation
+from weightprint.compare.heads import meeting_rows, pairs_of_parts
 from weightprint.compare.holm import log10_count
-from weightprint.compare.meeting import common_block, met, missing, same_positions, suffixes, uncut, unique
+from weightprint.compare.meeting import (
+    PARTS,
+    common_block,
+    met,
+    missing,
+    part_width,
+    same_positions,
+    suffixes,
+    uncut,
+    unique,
+)
 from weightprint.compare.packed import Label, Shape
 from weightprint.compare.products import Chosen
 from weightprint.compare.screen import RolePlan, choose, gap_reasons, role_plans
@@ -40,19 +51,22 @@ class TestPlan:
 @dataclass(frozen=True)
 class GridPlan:
     """Two groups that meet: their numbers in their shapes, the length of their blocks, the layer pairs of the whole
-    test, and the tests made of them: whole, by layers, or both."""
+    test, which layers' parts of ``width`` units meet, and the tests made of them: whole, by layers, by parts."""
 
     a: int
     b: int
     block: int
     chosen: Chosen
+    width: int
+    meeting: tuple[tuple[int, tuple[int, ...]], ...]
     whole: TestPlan | None
     layers: TestPlan | None
+    heads: TestPlan | None
 
     @property
     def tests(self) -> tuple[TestPlan, ...]:
         """The tests that are made, in the order of a comparison."""
-        return tuple(test for test in (self.whole, self.layers) if test is not None)
+        return tuple(test for test in (self.whole, self.layers, self.heads) if test is not None)
 
 
 @dataclass(frozen=True)
@@ -103,16 +117,19 @@ def plan_pairs(a: Shape, b: Shape) -> PairPlan:
     cut = [(x, y) for x, y in meetings if uncut(x, y) is None]
     drafts = []
     for (x, y), suffix in zip(cut, suffixes(cut), strict=True):
-        chosen = same_positions(x, y) if x.depth == y.depth else []
-        pairs = len(x.layers) * len(y.layers)
-        drafts.append((x, y, suffix, chosen, 0 if pairs == 1 == len(chosen) else pairs))
-    number = sum(bool(chosen) + bool(pairs) for *_, chosen, pairs in drafts)
+        alike = x.units == y.units
+        chosen = same_positions(x, y) if alike and x.depth == y.depth else []
+        pairs = len(x.layers) * len(y.layers) if alike else 0
+        layer_pairs = 0 if pairs == 1 == len(chosen) else pairs
+        drafts.append((x, y, suffix, chosen, layer_pairs, pairs_of_parts(x, y)))
+    number = sum(sum(map(bool, made)) for *_, chosen, pairs, parts in drafts for made in [(chosen, pairs, parts)])
     grids = []
-    for x, y, suffix, chosen, pairs in drafts:
+    for x, y, suffix, chosen, pairs, parts in drafts:
         block = common_block(x, y)
-        blocks = x.units // block
+        blocks, width = x.units // block, part_width(x, y) or 0
         whole = TestPlan(f"{x.channel} whole{suffix}", blocks * len(chosen), block, number)
         layers = TestPlan(f"{x.channel} layers{suffix}", blocks, block, number * pairs)
+        heads = TestPlan(f"{x.channel} {PARTS[x.channel]}{suffix}", width // block, block, number * parts)
         rows, columns = np.array(chosen, np.intp).reshape(-1, 2).T
         grids.append(
             GridPlan(
@@ -120,8 +137,11 @@ def plan_pairs(a: Shape, b: Shape) -> PairPlan:
                 b=_index(b, y),
                 block=block,
                 chosen=(rows, columns),
+                width=width,
+                meeting=meeting_rows(x, y),
                 whole=whole if chosen else None,
                 layers=layers if pairs else None,
+                heads=heads if parts else None,
             )
         )
     curves, gaps = _curves(a, b)

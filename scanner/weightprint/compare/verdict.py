@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from weightprint.compare.blocks import BOOL, FLOAT64, INT64
-from weightprint.compare.comparisons import WORDS, Figures, LazyComparisons, figures_of
+from weightprint.compare.comparisons import WORDS, Comparisons, Figures, LazyComparisons, figures_of
 from weightprint.compare.families import components
 from weightprint.compare.holm import holm_of
+from weightprint.compare.packed import Label
 from weightprint.data import Comparison, Screen
 
 ALPHA = 1e-6
@@ -56,6 +57,7 @@ class Judged(LazyComparisons):
     def __init__(self, comparisons: Sequence[Comparison], alpha: float, lost: int) -> None:
         figures = figures_of(comparisons)
         self.preliminary = comparisons
+        self.labels: Sequence[Label] = comparisons.labels if isinstance(comparisons, Comparisons) else ()
         self._corrected = holm_of(figures.pair_log10_p, lost)
         self._rejected = self._corrected <= math.log10(alpha)  # nan is not
         self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))) + lost)

@@ -89,6 +89,7 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "coverage": coverage_document(fingerprint.coverage),
         "feed_forward": coverage_document(fingerprint.feed_forward),
         "matrices": matrices.count,
+        "copies": [asdict(own) for own in outcome.copies],
         "non_finite": matrices.non_finite,
         "formats": sorted({source.format for source in fingerprint.sources if source.format != "config"}),
         "dtypes": list(matrices.dtypes),
@@ -125,6 +126,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "tests": [_plain(test, _TEST_FIELDS) for test in comparison.tests],
         "screen": screen_document(comparison.screen),
         "layer_map": [list(entry) for entry in comparison.layer_map],
+        "head_map": [list(entry) for entry in comparison.head_map],
         "reasons": list(comparison.reasons),
     }
 

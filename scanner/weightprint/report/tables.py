@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from weightprint.compare import WORDS, figures_of, words_of
+from weightprint.compare import WORDS, figures_of, prepare, words_of
+from weightprint.compare.copies import layer_copies
 from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -27,6 +28,7 @@ VERDICT_STYLE = {
 }
 FINDINGS = ("identical", "re-encoded", "shared-origin", "similar-profile")
 MOST_ROWS = 60
+MOST_HEADS = 24
 
 
 def report_view(report: Report) -> RenderableType:
@@ -49,6 +51,8 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
             yield Text(f"and {more} without a finding or beyond this table: --out FILE.csv has them all")
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
+    for outcome in report.outcomes:
+        yield from (Text(printable(own.sentence(outcome.fingerprint.name))) for own in outcome.copies)
     yield from _troubles(report.outcomes)
     yield from _troubles(report.references, "reference ")
     yield from (Text(printable(notice.line())) for notice in report.notices)
@@ -158,6 +162,12 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     if comparison.layer_map:
         what = ", ".join(f"{a}->{b}" for a, b, _ in moved) if moved else "layer by layer, in the same order"
         parts.append(Text(f"layer map ({len(comparison.layer_map)} layers): {what}"))
+    if comparison.head_map:
+        heads = [f"{a}.{i}->{b}.{j}" for a, i, b, j, _ in comparison.head_map if (a, i) != (b, j)]
+        shown = ", ".join(heads[:MOST_HEADS]) + (
+            f" and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else ""
+        )
+        parts.append(Text(f"head map ({len(comparison.head_map)} heads, layer.head): {shown}"))
     parts.append(Text(CAVEAT, style="dim"))
     return Group(*parts)
 
@@ -170,7 +180,8 @@ def fingerprint_view(fingerprint: Fingerprint) -> RenderableType:
     for stack in dict.fromkeys(matrix.stack for matrix in fingerprint.matrices):
         own = [matrix for matrix in fingerprint.matrices if matrix.stack == stack]
         parts += [Text(f"stack {printable(stack) or '(none)'}", style="bold"), _matrix_table(own)]
-    return Group(*parts, *notice_lines(fingerprint.notices))
+    copies = [Text(printable(own.sentence(fingerprint.name))) for own in layer_copies(prepare(fingerprint))]
+    return Group(*parts, *copies, *notice_lines(fingerprint.notices))
 
 
 def _matrix_table(matrices: Sequence[MatrixStats]) -> Table:

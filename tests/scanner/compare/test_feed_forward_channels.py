@@ -59,9 +59,10 @@ def moe(name: str, energies: Energies, seed: int = 0, **changes: object) -> Fing
 
 def test_every_channel_is_tested_and_paid_for() -> None:
     pair = compare_pair(moe("a", independent(1), 1), moe("b", independent(2), 2))
-    channels = ("v", "o", "gate", "up", "down")
-    assert [test.name for test in pair.tests] == [f"{c} {how}" for c in channels for how in ("whole", "layers")]
-    assert {round(10**test.log10_factor) for test in pair.tests} == {10, 90}
+    parts = {"v": "heads", "o": "heads", "gate": "experts", "up": "experts", "down": "experts"}
+    names = [f"{channel} {how}" for channel, part in parts.items() for how in ("whole", "layers", part)]
+    assert [test.name for test in pair.tests] == names
+    assert {round(10**test.log10_factor) for test in pair.tests} == {15, 15 * 9, 15 * 3 * 4 * 4}
     assert {test.blocks for test in pair.tests if test.name == "gate whole"} == {LAYERS * EXPERTS * WIDTH // 8}
     assert pair.reasons == ()
 
@@ -165,8 +166,20 @@ def test_an_ungated_block_lacks_no_gate() -> None:
     assert pair.reasons == ()
     pair = compare_pair(moe("a", independent(1), 1), moe("b", independent(2), 2, roles=two))
     assert pair.reasons == ("b has no units of channel gate",)
-    pair = compare_pair(moe("a", independent(1), 1, roles=two), moe("b", independent(2, 2), 2, roles=two))
-    assert pair.reasons == ("unit counts differ: up 256 against 128", "unit counts differ: down 256 against 128")
+    narrow = moe("b", chi_square(2, LAYERS, 4 * 32), 2, width=32, roles=("up",))
+    pair = compare_pair(moe("a", independent(1), 1, roles=("up",)), narrow)
+    assert pair.reasons == ("unit counts differ: up 256 against 128, in experts of 64 and 32",)
+
+
+def test_experts_made_out_of_a_dense_block_are_found_beside_it() -> None:
+    """Attention of another origin; in each layer one expert is left to stand for all, and meets the dense block."""
+    dense = chi_square(1, LAYERS, WIDTH, freedom=48)
+    noise = np.random.default_rng(3).normal(scale=0.02, size=(LAYERS, EXPERTS, WIDTH))
+    experts = (dense[:, None] * np.exp(noise)).reshape(LAYERS, -1).astype(np.float32)
+    pair = judged(moe("dense", dense, 1), moe("experts", experts, 2))
+    assert pair.verdict == "shared-origin"
+    assert [entry[:2] for entry in pair.layer_map] == [(layer, layer) for layer in range(LAYERS)]
+    assert {test.name for test in pair.tests if test.log10_p < -15} == {f"{role} experts" for role in ROLES}
 
 
 def test_the_same_weights_read_further_on_one_side() -> None:

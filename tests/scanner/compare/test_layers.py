@@ -53,7 +53,7 @@ def rank_product(x: np.ndarray, y: np.ndarray, block: int) -> int:
 def test_whole_and_layer_statistics_from_ranks() -> None:
     a, b = model("a", 1, EIGHT), model("b", 2, EIGHT)
     found = by_name(compare_pair(a, b))
-    assert set(found) == {"v whole", "v layers", "o whole", "o layers"}
+    assert set(found) == {"v whole", "v layers", "v heads", "o whole", "o layers", "o heads"}
     for channel in "vo":
         product = np.array(
             [
@@ -70,12 +70,13 @@ def test_whole_and_layer_statistics_from_ranks() -> None:
 
 
 def test_every_test_of_the_pair_is_paid_for() -> None:
-    """Four tests; a layer test pays for its 64 layer pairs on top. The pair's p is the smallest of the products."""
+    """Six tests; a layer test pays for its 64 layer pairs on top, a head test for the 8 x 8 pairs of heads of each of
+    8 layers. The pair's p is the smallest of the products."""
     prints = [prepare(model(f"m{seed}", seed, Shape(8, 128, 16))) for seed in range(4)]
     for a, b in itertools.combinations(prints, 2):
         found = compare_pair(a, b)
         for test in found.tests:
-            paid = 4 * 64 if "layers" in test.name else 4
+            paid = 6 * {"whole": 1, "layers": 64, "heads": 8 * 64}[test.name.split()[1]]
             assert test.log10_factor == pytest.approx(math.log10(paid), rel=1e-12)
         smallest = min(test.log10_p + test.log10_factor for test in found.tests)
         assert found.pair_log10_p == min(0.0, smallest)
@@ -86,7 +87,7 @@ def test_stack_pairs_are_paid_for() -> None:
     """Two stacks a side, all of 64 units: four stack pairs, of which two are equally deep, in two channels."""
     both = [{**weights(seed, ENCODER), **weights(seed + 1, DECODER)} for seed in (1, 3)]
     found = by_name(compare_pair(fingerprint("a", both[0]), fingerprint("b", both[1])))
-    assert len(found) == 2 * (4 + 2)
+    assert len(found) == 2 * (4 + 4 + 2)
     assert "v whole [encoder.layers ~ encoder.layers]" in found
     assert "o layers [encoder.layers ~ decoder.layers]" in found
     assert "v whole [encoder.layers ~ decoder.layers]" not in found
@@ -94,32 +95,36 @@ def test_stack_pairs_are_paid_for() -> None:
         one, other = name.split("[")[1].rstrip("]").split(" ~ ")
         depth = {"encoder.layers": 4, "decoder.layers": 6}
         layer_pairs = depth[one] * depth[other] if "layers [" in name else 1
-        assert test.log10_factor == pytest.approx(math.log10(12 * layer_pairs), rel=1e-12)
+        if "heads [" in name:
+            # Of equally deep stacks those of equal layers, else all; 4 heads a layer.
+            layer_pairs = 16 * (depth[one] if one == other else depth[one] * depth[other])
+        assert test.log10_factor == pytest.approx(math.log10(20 * layer_pairs), rel=1e-12)
 
 
 def test_one_layer_against_one_layer_is_tested_once() -> None:
-    found = compare_pair(model("a", 1, Shape(1)), model("b", 2, Shape(1)))
-    assert set(by_name(found)) == {"v whole", "o whole"}
+    found = compare_pair(model("a", 1, Shape(1), 64), model("b", 2, Shape(1), 64))
+    assert set(by_name(found)) == {"v whole", "o whole"}, "one head of 64 units is the layer"
     assert {test.log10_factor for test in found.tests} == {math.log10(2)}
 
 
 def test_one_layer_against_several_pays_for_each() -> None:
-    found = compare_pair(model("a", 1, Shape(1)), model("b", 2, Shape(5)))
+    found = compare_pair(model("a", 1, Shape(1), 64), model("b", 2, Shape(5), 64))
     assert set(by_name(found)) == {"v layers", "o layers"}
     assert {test.log10_factor for test in found.tests} == {math.log10(2 * 5)}
 
 
 def test_widths_that_vary_within_a_stack_are_tested_group_by_group() -> None:
-    """Layers 0-2 have 64 units, layers 3-5 128: two groups a channel; no width meets the other."""
+    """Layers 0-2 have 64 units, layers 3-5 128: two groups a channel; only heads of one width meet the other."""
     own = [weights(seed, Shape(3)) for seed in (1, 2)]
     for seed, one in zip((11, 12), own, strict=True):
         wide = weights(seed, Shape(3, 128))
         one.update({(STACK, layer + 3, role): value for (_, layer, role), value in wide.items()})
     found = by_name(compare_pair(fingerprint("a", own[0]), fingerprint("b", own[1])))
-    assert len(found) == 8
+    assert len(found) == 2 * (2 * 3 + 2)
     assert found["v whole (64 units)"].blocks == 3 * 8
     assert found["v whole (128 units)"].blocks == 3 * 16
-    assert found["v layers (64 units)"].log10_factor == pytest.approx(math.log10(8 * 9))
+    assert found["v layers (64 units)"].log10_factor == pytest.approx(math.log10(16 * 9))
+    assert found["v heads (64 ~ 128 units)"].log10_factor == pytest.approx(math.log10(16 * 9 * 4 * 8))
 
 
 def test_smallest_p_is_found_among_unequal_numbers_of_blocks() -> None:
@@ -193,7 +198,7 @@ def test_layers_are_found_wherever_they_went(sources: list[int], later: str) -> 
 def test_unequal_depth_has_no_whole_test() -> None:
     base = weights(1, EIGHT)
     found = compare_pair(fingerprint("a", base), fingerprint("b", relayered(base, range(6))))
-    assert set(by_name(found)) == {"v layers", "o layers"}
+    assert set(by_name(found)) == {"v layers", "v heads", "o layers", "o heads"}
     assert found.pair_log10_p is not None
     assert found.pair_log10_p < -50
 
@@ -239,16 +244,19 @@ def test_holes_on_both_sides_meet_only_where_both_were_read() -> None:
 def test_channel_missing_on_one_side_is_said() -> None:
     base = weights(1, EIGHT)
     found = compare_pair(without(fingerprint("a", base), range(8), "o"), fingerprint("b", tuned(base, 2)))
-    assert set(by_name(found)) == {"v whole", "v layers"}
+    assert set(by_name(found)) == {"v whole", "v layers", "v heads"}
     assert "a has no units of channel o" in found.reasons
-    assert {test.log10_factor for test in found.tests} == {math.log10(2), math.log10(2 * 64)}
+    assert {test.log10_factor for test in found.tests} == {math.log10(3 * pairs) for pairs in (1, 64, 8 * 64)}
 
 
 def test_unequal_unit_counts_are_said() -> None:
-    found = compare_pair(model("a", 1, Shape(4, 64)), model("b", 2, Shape(4, 128)))
-    assert (found.tests, found.pair_log10_p) == ((), None)
-    assert "unit counts differ: v 64 against 128" in found.reasons
-    assert "unit counts differ: o 64 against 128" in found.reasons
+    """Nothing meets where heads are of unknown or of other width."""
+    a = model("a", 1, Shape(4, 64), 16)
+    for width, called in ((None, "unknown width"), (32, "32")):
+        found = compare_pair(a, model("b", 2, Shape(4, 128), width))
+        assert (found.tests, found.pair_log10_p) == ((), None)
+        assert f"unit counts differ: v 64 against 128, in heads of 16 and {called}" in found.reasons
+        assert f"unit counts differ: o 64 against 128, in heads of 16 and {called}" in found.reasons
 
 
 def test_other_head_width_asks_for_shorter_blocks() -> None:
@@ -284,8 +292,10 @@ def test_lost_blocks_are_counted_for_each_layer_pair() -> None:
     a, b = chi_square(1, 2, 64), chi_square(2, 2, 64)
     a[0, :24] = np.nan
     b[0, 16:40] = 5.0
-    whole, _ = compare_pair(with_energies("a", a), with_energies("b", b)).tests
+    whole, _, heads = compare_pair(with_energies("a", a), with_energies("b", b)).tests
     assert whole.blocks == (8 - 5) + 8
+    # In layer 0 head 0 of a and head 1 of b have no valid block, and the rest have one in common.
+    assert heads.log10_factor == pytest.approx(math.log10(3 * (3 * 3 + 4 * 4)))
 
 
 def copied(name: str, seed: int, sources: list[int]) -> Fingerprint:

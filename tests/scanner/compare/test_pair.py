@@ -25,7 +25,7 @@ def several() -> list[Fingerprint]:
         fingerprint("twin", base),
         model("other", 3, SHAPE),
         model("deeper", 4, Shape(7, 64, 32)),
-        model("wider", 5, Shape(5, 128, 32)),
+        model("wider", 5, Shape(5, 128, 32), head_width=32),
         without(fingerprint("holed", tuned(base, 6)), [1], "vo"),
         without(model("latent", 7, SHAPE), range(5), "v"),
         failed("broken", "shard 2 is missing"),

@@ -39,7 +39,7 @@ class Fault:
 
 EXACT, BLOCKS, HOLM, CONTROL, PREPARED = "exact", "blocks", "holm", "selfcontrol", "prepared"
 LAYERS, PAIR, SAME, SCREEN, STACKS = "layers", "pair", "sameness", "screen", "stacks"
-VERDICT, FAMILIES, COMPARISONS = "verdict", "families", "comparisons"
+VERDICT, FAMILIES, COMPARISONS, HEADS = "verdict", "families", "comparisons", "heads"
 BULK, PACKED, PLANS, PRODUCTS, FUSED = "bulk", "packed", "plans", "products", "fused"
 
 BIG_INTEGERS = "test_up_to_many_blocks_against_big_integers"
@@ -102,7 +102,11 @@ FAULTS = [
     Fault("whole-at-unequal-depth", LAYERS, "if a.depth == b.depth else", "if True else", LAYERS, "test_unequal_depth_has_no_whole_test"),
     Fault("failed-channel-used", LAYERS, "if group.control.failed:", "if False:", CONTROL, "test_nothing_is_tested_where_the_only_channel_fails", {"wrong_side": "both"}),
     Fault("worst-layer-pair", LAYERS, "grid.statistic[grid.counts == blocks].max()", "grid.statistic[grid.counts == blocks].min()", LAYERS, "test_whole_and_layer_statistics_from_ranks"),
-    Fault("largest-statistic-wins", LAYERS, "key=lambda entry: log10_tail(entry[0], entry[1], grid.block)", "key=lambda entry: -entry[0]", LAYERS, "test_smallest_p_is_found_among_unequal_numbers_of_blocks"),
+    Fault("largest-statistic-wins", LAYERS, "key=lambda entry: log10_tail(entry[0], entry[1], block)", "key=lambda entry: -entry[0]", LAYERS, "test_smallest_p_is_found_among_unequal_numbers_of_blocks"),
+    Fault("head-pairs-not-paid", LAYERS, "number * grid.heads.pairs)", "number)", LAYERS, "test_every_test_of_the_pair_is_paid_for"),
+    Fault("heads-of-one-layer", HEADS, "every = tuple(range(len(b.layers)))", "every = (0,)", HEADS, "test_statistic_is_the_best_of_all_pairs_of_heads"),
+    Fault("heads-in-place-mapped", LAYERS, "return layer_map, () if in_place else head_map", "return layer_map, head_map", HEADS, "test_no_map_of_heads_that_are_where_their_layer_says"),
+    Fault("heads-not-in-bulk", BULK, "np.maximum(best, product", "np.minimum(best, product", BULK, DECIDED, {"device": "cpu", "many": 4096}),
     Fault("map-of-one-side", LAYERS, "sorted({*best_of_a.values(), *best_of_b.values()})", "sorted(best_of_a.values())", LAYERS, "test_layers_are_found_wherever_they_went", {"sources": [0, 0, 1, 1, 2, 2], "later": "copied"}),
     Fault("map-of-every-stack", LAYERS, "if _stacks(g) == _stacks(best_grid)]", "]", LAYERS, "test_map_is_of_the_stacks_with_the_best_test"),
     Fault("failed-scored", PAIR, 'side.fingerprint.status == "failed" or ', "", PAIR, "test_failed_checkpoint_is_not_scored_by_what_it_still_holds"),
@@ -154,7 +158,7 @@ FAULTS = [
     Fault("words-not-summed", PACKED, 'rows.view("<u8").sum(axis=1', 'rows.view("<u8")[:, :1].sum(axis=1', PACKED, "test_any_flipped_bit_changes_the_sum", {"units": 64}),
     Fault("blocks-that-do-not-fit", PLANS, "fitting=all(", "fitting=True or all(", BULK, KINDS, {"fault": "none", "head_width": 6}),
     Fault("factor-of-one-grid", PLANS, "number * pairs)", "pairs)", BULK, DECIDED, {"device": "cpu", "many": 4096}),
-    Fault("depths-not-looked-at", PLANS, "if x.depth == y.depth else []", "if True else []", BULK, DECIDED, {"device": "cpu", "many": 4096}),
+    Fault("depths-not-looked-at", PLANS, "alike and x.depth == y.depth else []", "alike else []", BULK, DECIDED, {"device": "cpu", "many": 4096}),
     Fault("partial-not-said-in-bulk", PLANS, 'if s.status != "complete")', "if False)", BULK, KINDS, {"fault": "partial", "head_width": 16}),
     Fault("unused-not-said-in-bulk", PLANS, "for left in side.unused]", "for left in ()]", BULK, KINDS, {"fault": "grouped", "head_width": None}),
     Fault("found-but-decided", BULK, "undecided |= column >= _decisive(test, limit)", "undecided |= column >= 10 * _decisive(test, limit)", BULK, "test_what_is_found_is_compared_one_by_one"),

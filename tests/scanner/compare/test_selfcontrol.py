@@ -92,7 +92,7 @@ def test_matrix_read_transposed_fails_and_is_refused(layers: int) -> None:
     assert v.control.failed
     assert v.control.median > 2
     found = compare_pair(wrong, model("right", 2, shape))
-    assert {test.name for test in found.tests} == {"o whole", "o layers"}
+    assert {test.name for test in found.tests} == {"o whole", "o layers", "o heads"}
     (reason,) = [reason for reason in found.reasons if "is not used" in reason]
     assert "channel v of model.layers in wrong is not used: its own layers agree in order" in reason
     assert f"median z {v.control.median:.1f} over {layers * (layers - 1) // 2} pairs" in reason

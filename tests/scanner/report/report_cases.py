@@ -5,6 +5,7 @@ from dataclasses import replace
 from fingerprints import small_fingerprint
 
 from weightprint.compare import Family
+from weightprint.compare.copies import LayerCopies
 from weightprint.compare.families import Link
 from weightprint.data import Comparison, Fingerprint, Screen, Test
 from weightprint.errors import Notice
@@ -46,6 +47,7 @@ def comparison(verdict: str, a: str = "a", b: str = "b") -> Comparison:
         screen=Screen(None) if log10_p is None else Screen(0.98765, 0.9, 0.8, None, -0.1, 97.5, 21),
         layer_map=() if log10_p is None else ((0, 0, 12.5), (1, 2, 3.25)),
         reasons=(f"why it is {verdict}", "and one thing more"),
+        head_map=() if log10_p is None else ((0, 0, 0, 0, 9.5), (1, 2, 2, 0, 8.25)),
     )
 
 
@@ -63,7 +65,8 @@ def fingerprint(name: str, status: str = "complete") -> Fingerprint:
 
 
 def outcome(name: str, status: str = "complete", fresh: bool = False, reference: bool = False) -> Outcome:
-    return Outcome(fingerprint(name, status), 0.0 if fresh else 1.25, fresh, reference)
+    copies = (LayerCopies("model.layers", (1, 3), ("v", "o")),)
+    return Outcome(fingerprint(name, status), 0.0 if fresh else 1.25, fresh, reference, copies=copies)
 
 
 def report(

@@ -49,12 +49,13 @@ PAIR = {
         **{"score": FIGURE, "q": FIGURE, "k": FIGURE, "v": FIGURE, "o": FIGURE},
         **{"background_percentile": FIGURE, "background_pairs": int},
     },
-    **{"layer_map": [[(int, float)]], "reasons": [str]},
+    **{"layer_map": [[(int, float)]], "head_map": [[(int, float)]], "reasons": [str]},
 }
 CHECKPOINT = {
     **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL, "fresh": bool},
     **{"seconds": float, "bytes": BYTES, "coverage": COVERAGE, "feed_forward": FEED_FORWARD},
     **{"matrices": int, "non_finite": int},
+    **{"copies": [{"stack": str, "layers": [int], "channels": [str]}]},
     **{"formats": [str], "dtypes": [str], "backend": str, "set_aside": [ASIDE], "notices": [NOTICE]},
 }
 FORECAST = {
@@ -162,7 +163,7 @@ def test_every_list_of_the_documents_has_been_looked_into(every_document: dict[s
             return [found for entry in value for found in empty(entry, where)] if value else [where]
         return []
 
-    often_empty = {"notices", "set_aside", "references", "not_understood", "tests", "layer_map", "dtypes"}
+    often_empty = {"notices", "set_aside", "references", "not_understood", "tests", "layer_map", "head_map", "dtypes"}
     found = {place for schema, document in every_document.items() for place in empty(document, schema)}
     assert not {place for place in found if place.rpartition(".")[2] not in often_empty}
 

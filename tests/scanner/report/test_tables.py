@@ -158,6 +158,13 @@ def test_the_layer_map_names_what_moved() -> None:
     assert "layer map (2 layers): layer by layer, in the same order" in printed(tables.comparison_view(straight))
 
 
+def test_the_head_map_names_what_moved() -> None:
+    assert "head map (2 heads, layer.head): 1.2->2.0\n" in printed(tables.comparison_view(comparison("shared-origin")))
+    many = replace(comparison("shared-origin"), head_map=tuple((0, i, 0, i + 1, 9.0) for i in range(30)))
+    assert "0.23->0.24 and 6 more" in printed(tables.comparison_view(many), 400)
+    assert "head map" not in printed(tables.comparison_view(replace(many, head_map=())))
+
+
 def test_folded_reasons_stay_behind_their_dash() -> None:
     view = tables.comparison_view(replace(comparison("identical"), reasons=("word " * 40,)))
     lines = printed(view, 60).splitlines()
