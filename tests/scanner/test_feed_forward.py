@@ -15,6 +15,7 @@ from taken import take_fingerprint
 
 import tiny
 import tolerances
+from weightprint import index, index_file
 from weightprint import store as stores
 from weightprint.attention_part import attention_part
 from weightprint.data import Coverage, Fingerprint
@@ -220,6 +221,23 @@ def test_the_file_keeps_what_was_read() -> None:
     assert (document["schema"], document["read"]) == ("weightprint.fingerprint/1", "all")
     assert document["feed_forward"]["found"] == 2
     assert not {"read", "feed_forward"} & set(to_document(small_fingerprint()))
+
+
+def test_the_index_keeps_what_was_read(tmp_path: Path) -> None:
+    """What a report says of a reference, and of experts that are left out."""
+    write(tmp_path / "m", "numbered-experts")
+    whole = taken(tmp_path / "m")
+    energies = dict(whole.energies)
+    energies["model.layers", 0, "gate"] = np.tile(energies["model.layers", 0, "gate"][:D], E)
+    files = [tmp_path / "a.weightprint", tmp_path / "b.weightprint"]
+    for file, own in zip(files, (replace(whole, energies=energies), with_blocks()), strict=True):
+        stores.write_fingerprint(file, own)
+    segment, _ = index.build({file.name: (file, (0, 0, 0, 0)) for file in files})
+    index_file.write(tmp_path / "s.segment", segment)
+    read = index_file.read(tmp_path / "s.segment")
+    assert read.entries == segment.entries
+    assert [entry.light.feed_forward for entry in read.entries] == [whole.feed_forward, with_blocks().feed_forward]
+    assert [left.channel for left in read.entries[0].unused] == ["gate"]
 
 
 def run(tmp_path: Path, read: Read, **changes: object) -> Report:
