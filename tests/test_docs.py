@@ -15,8 +15,9 @@ import write_error_codes
 
 from weightprint.cli import exits, main  # noqa: F401  registers the commands
 from weightprint.cli.app import Device, app
-from weightprint.cli.scan_command import FailOn, Read
+from weightprint.cli.scan_command import FailOn
 from weightprint.errors import CODES
+from weightprint.reading import Read
 from weightprint.report.files import WRITERS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,13 @@ from weightprint.errors import Notice
 
 FLOAT32 = npt.NDArray[np.float32]
 
-ROLES = ("q", "k", "v", "o", "q_a", "q_b", "kv_a", "kv_b", "o_a", "o_b")
+ATTENTION_ROLES = ("q", "k", "v", "o", "q_a", "q_b", "kv_a", "kv_b", "o_a", "o_b")
+"""Roles of an attention matrix, in the order of tables."""
+
+FEED_FORWARD_ROLES = ("gate", "up", "down")
+"""Roles of a feed-forward matrix, in the order of tables: into the hidden units (gate, up) and out of them (down)."""
+
+ROLES = ATTENTION_ROLES + FEED_FORWARD_ROLES
 """Roles of a matrix, in the order of tables."""
 
 
@@ -89,11 +95,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One attention projection: W of logical shape (out, in), y = W x.
+    """One projection of attention or of a feed-forward block: W of logical shape (out, in), y = W x.
 
     ``stack`` is the part of the tensor names before the layer number, ``layer`` that number. ``transposed`` says that
     the bytes are stored (in, out). ``head_width`` is the number of consecutive units of one head (of V's rows and O's
-    columns) where the config says it, else None.
+    columns) where the config says it, else None; of a feed-forward matrix the hidden units of one expert.
+
+    The experts of a layer are one matrix, expert after expert: each is a part, or some. Parts follow each other along
+    the outputs, but those of "down" along the inputs: each has outputs of its own range and as many inputs as it has.
     """
 
     stack: str
@@ -107,7 +116,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a checkpoint's attention was understood: modules found, understood, and tensors that were not."""
+    """How much of a checkpoint's attention was understood: modules found, understood, and tensors that were not. Of
+    feed-forward blocks likewise, whose holes are among ``not_understood`` too."""
 
     found: int
     understood: int
@@ -116,11 +126,13 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Understanding:
-    """Attention matrices of a checkpoint, sorted by stack, layer, role; and what was not understood."""
+    """Matrices of a checkpoint, sorted by stack, layer, role; and what was not understood. ``feed_forward`` is None
+    where feed-forward blocks were not looked for."""
 
     matrices: tuple[Matrix, ...]
     coverage: Coverage
     notices: tuple[Notice, ...] = ()
+    feed_forward: Coverage | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class MatrixStats:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes of a checkpoint's weight files, of the selected attention matrices, and read from weight data."""
+    """Bytes of a checkpoint's weight files, of the selected matrices, and read from weight data."""
 
     files: int
     selected: int
@@ -161,8 +173,9 @@ class Fingerprint:
     """All that is kept of a checkpoint.
 
     ``energies`` maps (stack, layer, channel) to Σ w² of the exchangeable units, float32 [units], nan where the unit
-    holds a non-finite weight: channel "v" are rows of V, channel "o" columns of O. ``status`` is complete, partial or
-    failed; ``code`` and ``reason`` are those of the first notice when it is not complete.
+    holds a non-finite weight: channel "v" are rows of V, channel "o" columns of O, channels "gate" and "up" rows of
+    those, channel "down" its columns. ``status`` is complete, partial or failed; ``code`` and ``reason`` are those of
+    the first notice when it is not complete. ``feed_forward`` is None where attention alone was read.
     """
 
     name: str
@@ -178,6 +191,7 @@ class Fingerprint:
     notices: tuple[Notice, ...] = ()
     backend: str = ""
     tool_version: str = ""
+    feed_forward: Coverage | None = None
 
 
 @dataclass(frozen=True)

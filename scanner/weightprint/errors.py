@@ -37,7 +37,7 @@ CODES: dict[str, str] = {
     "E_ZIP_COMPRESSED": "A tensor's bytes are compressed in the zip, so they cannot be read in place.",
     # roles
     "E_NO_ATTENTION": "No attention module was recognised by its names and shapes.",
-    "E_NOT_UNDERSTOOD": "Attention tensors whose names, shapes or siblings do not fit any known layout.",
+    "E_NOT_UNDERSTOOD": "Attention or feed-forward tensors whose names, shapes or siblings fit no known layout.",
     "E_LAYER_HOLE": "A stack of layers has a hole: some layer or role is missing that its neighbours have.",
     "E_DTYPE": "The tensor's encoding is not one that the kernels decode.",
     "E_ZERO_SIZE": "The tensor holds no element.",

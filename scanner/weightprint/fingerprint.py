@@ -22,7 +22,8 @@ from weightprint.engine.settings import read_settings
 from weightprint.errors import Notice
 from weightprint.formats import read_headers
 from weightprint.formats.opened import is_directory
-from weightprint.plan import CHANNELS, Plan, plan_reads
+from weightprint.plan import Plan, plan_reads
+from weightprint.reading import Read
 from weightprint.roles import understand
 
 if TYPE_CHECKING:
@@ -41,23 +42,31 @@ class Structure:
     set_aside: tuple[tuple[Path, str], ...] = ()
 
 
-def read_structure(checkpoint: Checkpoint) -> Structure:
-    """Read the headers of ``checkpoint``, find its attention matrices and plan their reads."""
+def read_structure(checkpoint: Checkpoint, read: Read = Read.attention) -> Structure:
+    """Read the headers of ``checkpoint``, find its attention matrices, or all of them, and plan their reads."""
     headers = read_headers(checkpoint)
-    understanding = understand(headers.tensors, checkpoint.config)
-    coverage = understanding.coverage
-    coverage = replace(coverage, not_understood=_placed(coverage.not_understood, checkpoint, headers))
+    understanding = understand(headers.tensors, checkpoint.config, read)
+    coverage, feed_forward = (
+        own and replace(own, not_understood=_placed(own.not_understood, checkpoint, headers))
+        for own in (understanding.coverage, understanding.feed_forward)
+    )
+    assert coverage is not None
     understanding = replace(
-        understanding, coverage=coverage, notices=_placed(understanding.notices, checkpoint, headers)
+        understanding,
+        coverage=coverage,
+        notices=_placed(understanding.notices, checkpoint, headers),
+        feed_forward=feed_forward,
     )
     notices = (
         *checkpoint.notices,
         *headers.notices,
-        *understanding.coverage.not_understood,
+        *coverage.not_understood,
         *understanding.notices,
+        *(feed_forward.not_understood if feed_forward else ()),
     )
     if not notices and not understanding.matrices:
-        reason = "holds no attention module that its tensor names and shapes show, so there is nothing to read"
+        module = "attention module" if read is Read.attention else "attention module or feed-forward block"
+        reason = f"holds no {module} that its tensor names and shapes show, so there is nothing to read"
         notices = (Notice("E_NO_ATTENTION", reason, str(checkpoint.path)),)
     sources = headers.sources + _config_source(checkpoint)
     slot_bytes = read_settings().slot_bytes
@@ -67,7 +76,7 @@ def read_structure(checkpoint: Checkpoint) -> Structure:
 
 
 def fingerprint_from(checkpoint: Checkpoint, structure: Structure, reduction: Reduction) -> Fingerprint:
-    """The fingerprint of ``checkpoint`` out of what its attention matrices were reduced to.
+    """The fingerprint of ``checkpoint`` out of what its matrices were reduced to.
 
     Faults of the files end in its status and notices.
     """
@@ -78,7 +87,7 @@ def fingerprint_from(checkpoint: Checkpoint, structure: Structure, reduction: Re
     ]
     stats = tuple(matrix_stats(matrix, reduction.moments[number]) for number, matrix in numbered)
     energies = {
-        (matrix.stack, matrix.layer, CHANNELS[matrix.role]): reduction.energies[number].astype(np.float32)
+        (matrix.stack, matrix.layer, matrix.role): reduction.energies[number].astype(np.float32)
         for number, matrix in numbered
         if number in reduction.energies
     }
@@ -132,6 +141,7 @@ def _fingerprint(
         notices=tuple(notices),
         backend=backend,
         tool_version=__version__,
+        feed_forward=structure.understanding.feed_forward if structure else None,
     )
 
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
 from weightprint.errors import Notice, StoreError
 from weightprint.formats.opened import is_file
+from weightprint.reading import Read
 
 SUFFIX = ".weightprint"
 SCHEMA = "weightprint.fingerprint"
@@ -55,7 +56,19 @@ def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
         "notices": [asdict(notice) for notice in fingerprint.notices],
         "backend": fingerprint.backend,
         "tool_version": fingerprint.tool_version,
+        **_feed_forward_document(fingerprint.feed_forward),
     }
+
+
+def _feed_forward_document(coverage: Coverage | None) -> dict[str, Any]:
+    """Fields that only a fingerprint has of which more than attention was read: one of attention keeps its bytes."""
+    if coverage is None:
+        return {}
+    figures = {"found": coverage.found, "understood": coverage.understood}
+    not_understood = [
+        {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code} for notice in coverage.not_understood
+    ]
+    return {"read": Read.all.value, "feed_forward": {**figures, "not_understood": not_understood}}
 
 
 def _matrix_document(matrix: MatrixStats) -> dict[str, Any]:
@@ -159,10 +172,9 @@ def _from_document(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[A
         _matrix(entry, row) for entry, row in zip(document["matrices"], tensors["moments"].tolist(), strict=True)
     )
     notices = tuple(Notice(**entry) for entry in document["notices"])
-    not_understood = tuple(
-        next(notice for notice in notices if (notice.tensor, notice.reason, notice.code) == _key(entry))
-        for entry in document["not_understood"]
-    )
+    by_key = {(notice.tensor, notice.reason, notice.code): notice for notice in reversed(notices)}
+    not_understood = tuple(by_key[_key(entry)] for entry in document["not_understood"])
+    blocks = document.get("feed_forward")
     return Fingerprint(
         name=document["name"],
         path=document["path"],
@@ -171,13 +183,20 @@ def _from_document(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[A
         reason=document["reason"],
         matrices=matrices,
         energies=_energies(document["units"], tensors["energies"]),
-        coverage=Coverage(document["coverage"]["found"], document["coverage"]["understood"], not_understood),
+        coverage=_coverage(document["coverage"], not_understood),
         sources=tuple(SourceFile(**source) for source in document["sources"]),
         bytes=Bytes(**document["bytes"]),
         notices=notices,
         backend=document["backend"],
         tool_version=document["tool_version"],
+        feed_forward=None
+        if blocks is None
+        else _coverage(blocks, tuple(by_key[_key(e)] for e in blocks["not_understood"])),
     )
+
+
+def _coverage(entry: Mapping[str, Any], not_understood: tuple[Notice, ...]) -> Coverage:
+    return Coverage(entry["found"], entry["understood"], not_understood)
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:

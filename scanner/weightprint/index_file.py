@@ -19,7 +19,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,7 +34,7 @@ from weightprint.compare.units import LeftOut
 from weightprint.data import Bytes, Coverage, Fingerprint, SourceFile
 from weightprint.errors import Notice
 
-SCHEMA = "weightprint.index/2"
+SCHEMA = "weightprint.index/3"
 SUFFIX = ".segment"
 _MAGIC = b"weightprint.idx\n"
 _PREFIX = struct.Struct("<16sQQ32s")
@@ -232,12 +232,21 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
         "identity": [light.name, light.path, light.status, light.code, light.reason, light.backend, light.tool_version],
         "coverage": [light.coverage.found, light.coverage.understood],
         "not_understood": [light.notices.index(notice) for notice in light.coverage.not_understood],
+        "feed_forward": None if light.feed_forward is None else _blocks_document(light.feed_forward, light.notices),
         "sources": [[s.name, s.size, s.mtime_ns, s.format, s.header_digest] for s in light.sources],
         "bytes": [light.bytes.files, light.bytes.selected, light.bytes.read],
         "notices": [[n.code, n.reason, n.path, n.tensor] for n in light.notices],
-        "unused": [[left.stack, left.layers, left.why] for left in entry.unused],
+        "unused": [[left.stack, left.layers, left.why, left.channel] for left in entry.unused],
         "matrices": [entry.matrices, entry.non_finite, list(entry.dtypes)],
     }
+
+
+def _blocks_document(blocks: Coverage, notices: Sequence[Notice]) -> list[Any]:
+    return [blocks.found, blocks.understood, [notices.index(notice) for notice in blocks.not_understood]]
+
+
+def _blocks(entry: list[Any] | None, notices: Sequence[Notice]) -> Coverage | None:
+    return None if entry is None else Coverage(entry[0], entry[1], tuple(notices[at] for at in entry[2]))
 
 
 def _entry(document: dict[str, Any]) -> Entry:
@@ -264,6 +273,7 @@ def _entry(document: dict[str, Any]) -> Entry:
             notices=notices,
             backend=backend,
             tool_version=tool_version,
+            feed_forward=_blocks(document["feed_forward"], notices),
         ),
         unused=tuple(LeftOut(*left) for left in document["unused"]),
         matrices=matrices,

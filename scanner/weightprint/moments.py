@@ -33,7 +33,7 @@ def matrix_stats(matrix: Matrix, merged: MergedMoments) -> MatrixStats:
         stack=matrix.stack,
         layer=matrix.layer,
         role=matrix.role,
-        tensors=tuple(part.tensor.name for part in matrix.parts),
+        tensors=tuple(dict.fromkeys(part.tensor.name for part in matrix.parts)),  # a stack of experts is one
         shape=matrix.shape,
         dtype="+".join(sorted({part.tensor.dtype for part in matrix.parts})),
         count=size,

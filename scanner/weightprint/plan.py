@@ -38,8 +38,12 @@ PIECE_BYTES = 4 * 2**20
 GAP_BYTES = 2**20
 GAP_SHARE = 100  # a gap may be read over where it is at most 1/100 of what the slot reads already
 
-CHANNELS = {"v": "v", "o": "o"}
-"""Roles whose units are exchangeable, and the channel they feed: rows of V, columns of O (METHOD.md, section 2)."""
+UNITS_ARE_OUTPUTS = {"v": True, "o": False, "gate": True, "up": True, "down": False}
+"""Roles whose units are exchangeable, each of which feeds the channel of its name: rows of V, columns of O; rows of a
+feed-forward block's gate and up, columns of its down. Outputs are rows, inputs are columns."""
+
+INPUTS_JOIN = frozenset({"down"})
+"""Roles whose parts follow each other along the inputs: experts have their hidden units side by side."""
 
 DTYPES = tuple(ITEMSIZE)
 
@@ -71,7 +75,7 @@ class Plan:
 
     Slot s reads ``length[s]`` bytes from ``offset[s]`` of ``paths[file[s]]`` and feeds the rectangles
     ``first[s]`` to ``first[s + 1]``, sorted by dtype. ``rectangles`` lie in their slots; ``dtype`` counts DTYPES.
-    ``selected`` counts each attention byte once.
+    ``selected`` counts each byte that a matrix needs once.
     """
 
     matrices: tuple[Matrix, ...]
@@ -228,7 +232,8 @@ def _collect(matrices: Sequence[Matrix]) -> tuple[_Tensors, _Regions]:
     shapes: list[tuple[int, int]] = []
     found: list[tuple[int, ...]] = []
     for number, matrix in enumerate(matrices):
-        unit = 0
+        unit = first_input = 0
+        inputs = not UNITS_ARE_OUTPUTS.get(matrix.role, False)
         for part in matrix.parts:
             spec = part.tensor
             key = (spec.offset, spec.name, spec.path)
@@ -243,8 +248,10 @@ def _collect(matrices: Sequence[Matrix]) -> tuple[_Tensors, _Regions]:
             for start, stop in part.ranges:
                 bounds = (start, stop, 0, columns) if along_rows else (0, rows, start, stop)
                 # V's units are outputs, which the ranges count; O's are inputs, of which each range has all.
-                found.append((tensor, number, *bounds, axis, unit if matrix.role == "v" else 0))
+                found.append((tensor, number, *bounds, axis, first_input if inputs else unit))
                 unit += stop - start
+            if matrix.role in INPUTS_JOIN:
+                first_input += part.stored[0] if matrix.transposed else part.stored[1]
     regions = np.array(found, np.int64).reshape(-1, 8)
     sizes = np.array(shapes, np.int64).reshape(-1, 2)
     return (
@@ -261,9 +268,9 @@ def _collect(matrices: Sequence[Matrix]) -> tuple[_Tensors, _Regions]:
 
 def _energy_axis(role: str, outputs_along_rows: bool) -> int:
     """Along which stored axis the matrix's exchangeable units run: V's are outputs, O's are inputs."""
-    if role not in CHANNELS:
+    if role not in UNITS_ARE_OUTPUTS:
         return NO_ENERGY
-    return ROW_ENERGY if (role == "v") == outputs_along_rows else COLUMN_ENERGY
+    return ROW_ENERGY if UNITS_ARE_OUTPUTS[role] == outputs_along_rows else COLUMN_ENERGY
 
 
 def _intervals(regions: _Regions) -> tuple[_Intervals, INT64]:

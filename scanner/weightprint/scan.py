@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weightprint import store as stores
+from weightprint.attention_part import attention_part
 from weightprint.compare import ALPHA, Family, families
 from weightprint.compare.copies import Copies
 from weightprint.compare.verdict import Judged
@@ -28,6 +29,7 @@ from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 from weightprint.index import stored_of
 from weightprint.match import match
+from weightprint.reading import Read
 
 if TYPE_CHECKING:
     from weightprint.engine.protocol import Engine, Pending
@@ -51,6 +53,7 @@ class ScanOptions:
     exclude: tuple[str, ...] = ()
     rescan: bool = False
     alpha: float = ALPHA
+    read: Read = Read.attention
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def _begin(checkpoint: Checkpoint, options: ScanOptions, engine: LazyEngine) -> 
     def known(structure: Structure) -> Fingerprint | None:
         return None if options.rescan else _fresh(options.store, checkpoint, structure)
 
-    return _known_or_begun(checkpoint, engine, known)
+    return _known_or_begun(checkpoint, engine, options.read, known)
 
 
 def _finish(begun: _Begun, options: ScanOptions, free: float) -> Outcome:
@@ -231,9 +234,20 @@ def _save(store: Path, fingerprint: Fingerprint) -> Notice | None:
 
 def _fresh(store: Path, checkpoint: Checkpoint, structure: Structure) -> Fingerprint | None:
     """The stored fingerprint if it was made of exactly these files and complains of what is wrong now, no more and no
-    less: an index or a config that was mended, or has broken since, leaves the weight files as they were."""
+    less: an index or a config that was mended, or has broken since, leaves the weight files as they were.
+
+    One of which attention alone was read is not fresh where all is wanted. One of which all was read is fresh where
+    attention is, and gives its attention: so that a scan says the same whatever an earlier one has read.
+    """
     found = stores.load_fresh(store, checkpoint, structure.sources)
     if found is None:
+        return None
+    if found.feed_forward is not None and structure.understanding.feed_forward is None:
+        found = attention_part(found)
+        if not found.matrices:
+            return None
+        found = replace(found, bytes=replace(found.bytes, selected=structure.plan.selected, read=structure.plan.read))
+    if (found.feed_forward is None) != (structure.understanding.feed_forward is None):
         return None
     complaints = [notice for notice in found.notices if notice.code != "E_NON_FINITE"]
     return found if _without_paths(complaints) == _without_paths(structure.notices) else None
@@ -245,7 +259,7 @@ def _without_paths(notices: Sequence[Notice]) -> list[Notice]:
 
 
 def _known_or_begun(
-    checkpoint: Checkpoint, engine: LazyEngine, known: Callable[[Structure], Fingerprint | None]
+    checkpoint: Checkpoint, engine: LazyEngine, read: Read, known: Callable[[Structure], Fingerprint | None]
 ) -> _Begun:
     """What ``known`` has of the checkpoint, else the reading of its weights begun."""
     started = time.monotonic()
@@ -255,7 +269,7 @@ def _known_or_begun(
 
     structure: Structure | None = None
     try:
-        structure = read_structure(checkpoint)
+        structure = read_structure(checkpoint, read)
         fingerprint = known(structure)
         if fingerprint is not None:
             return at_hand(fingerprint, fresh=True)
@@ -371,11 +385,11 @@ def _compare(mine: Sequence[Outcome], theirs: Sequence[Outcome], options: ScanOp
     return match(fingerprints, np.stack([first, second], axis=1), options.alpha, device, lost)
 
 
-def fingerprint_of(path: Path, engine: LazyEngine) -> Fingerprint:
-    """The fingerprint at ``path``: read if it is a fingerprint file, else taken of the checkpoint there."""
+def fingerprint_of(path: Path, engine: LazyEngine, read: Read = Read.attention) -> Fingerprint:
+    """The fingerprint at ``path``: as it is if it is a fingerprint file, else taken of the checkpoint there."""
     if is_fingerprint(path):
         return read_fingerprint(path)
-    return _known_or_begun(one_checkpoint(path), engine, lambda structure: None).result()
+    return _known_or_begun(one_checkpoint(path), engine, read, lambda structure: None).result()
 
 
 def distinct_names(first: Fingerprint, second: Fingerprint) -> tuple[Fingerprint, Fingerprint]:
@@ -388,11 +402,11 @@ def distinct_names(first: Fingerprint, second: Fingerprint) -> tuple[Fingerprint
 
 
 def add_references(
-    paths: tuple[Path, ...], directory: Path, device: str, watch: Watch
+    paths: tuple[Path, ...], directory: Path, device: str, watch: Watch, read: Read = Read.attention
 ) -> tuple[tuple[Outcome, ...], tuple[Notice, ...]]:
     """Fingerprint everything below ``paths`` into the reference set ``directory``; and what could not be read there."""
     found = gather_scanned(paths, (), (), directory)
-    options = ScanOptions(paths=paths, store=directory, device=device)
+    options = ScanOptions(paths=paths, store=directory, device=device, read=read)
     total = len(found.checkpoints) + len(found.fingerprints)
     outcomes: list[Outcome] = []
     with _engine_for(options) as engine:
@@ -423,7 +437,7 @@ def forecast(options: ScanOptions) -> tuple[tuple[Forecast, ...], tuple[Notice, 
     both += [(checkpoint, True) for checkpoint in _not_scanned(scanned, references)]
     forecasts = []
     for checkpoint, reference in both:
-        structure = read_structure(checkpoint)
+        structure = read_structure(checkpoint, options.read)
         fresh = not options.rescan and _fresh(options.store, checkpoint, structure) is not None
         forecasts.append(Forecast(checkpoint, fresh, structure, reference))
     return tuple(forecasts), (*scanned.notices, *references.notices)

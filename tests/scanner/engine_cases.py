@@ -18,7 +18,7 @@ from weightprint.data import Matrix, Part, TensorSpec
 from weightprint.engine import files as engine_files
 from weightprint.engine.collect import Reduction
 from weightprint.engine.cpu import reduce_plan
-from weightprint.plan import CHANNELS, Plan, plan_reads
+from weightprint.plan import UNITS_ARE_OUTPUTS, Plan, plan_reads
 from weightprint_kernels.layout import ITEMSIZE
 from weightprint_kernels.reference import ReferenceBackend
 
@@ -143,6 +143,29 @@ def several_files(files: Files) -> list[Laid]:
     ]
 
 
+def experts(files: Files) -> list[Laid]:
+    """Three experts of 6 hidden units on a width of 11, a tensor each, two of them in another file and out of order."""
+    gates, downs = [], []
+    for file in "bab":
+        gates.append(files.add(files.random(6, 11), file, gap=3))
+        downs.append(files.add(files.random(11, 6), file))
+    return [
+        matrix("gate", np.concatenate([v for _, v in gates]), [(spec, ((0, 6),)) for spec, _ in gates]),
+        matrix("down", np.concatenate([v for _, v in downs], axis=1), [(spec, ((0, 11),)) for spec, _ in downs]),
+    ]
+
+
+def experts_in_out(files: Files) -> list[Laid]:
+    """Two experts stored (in, out), gate and up fused along the columns, down in column-major tensors."""
+    fused = [files.add(files.random(11, 12)) for _ in range(2)]
+    downs = [files.add(files.random(11, 6), column_major=True) for _ in range(2)]
+    return [
+        matrix(role, np.concatenate([v.T[span] for _, v in fused]), [(s, (own,)) for s, _ in fused], transposed=True)
+        for role, own in (("gate", (0, 6)), ("up", (6, 12)))
+        for span in [slice(*own)]
+    ] + [matrix("down", np.concatenate([v for _, v in downs], axis=1), [(s, ((0, 11),)) for s, _ in downs], True)]
+
+
 def wide(files: Files) -> list[Laid]:
     """Rows of more than one chunk, and of more bytes than a small slot."""
     laid = []
@@ -181,6 +204,8 @@ LAYOUTS: dict[str, Callable[[Files], list[Laid]]] = {
     "out-of-order-with-gaps": lambda files: _fused(files, GAPS),
     "neighbours-with-gaps": neighbours_with_gaps,
     "several-files": several_files,
+    "experts": experts,
+    "experts-in-out": experts_in_out,
     "wide": wide,
     "non-finite": non_finite,
 }
@@ -198,16 +223,18 @@ def assert_reduced(laid: Sequence[Laid], reduction: Reduction) -> None:
     """Moments and energies of every matrix, within the limits of tolerances.py."""
     assert reduction.notices == ()
     assert set(reduction.moments) == set(range(len(laid)))
-    assert set(reduction.energies) == {number for number, entry in enumerate(laid) if entry.matrix.role in CHANNELS}
+    assert set(reduction.energies) == {
+        number for number, entry in enumerate(laid) if entry.matrix.role in UNITS_ARE_OUTPUTS
+    }
     for number, entry in enumerate(laid):
         assert_moments(reduction.moments[number], truth_of(entry.values))
-        if entry.matrix.role in CHANNELS:
+        if entry.matrix.role in UNITS_ARE_OUTPUTS:
             assert_energies(reduction.energies[number], entry)
 
 
 def assert_energies(found: FLOAT64, entry: Laid) -> None:
-    """Rows of V, columns of O; nan exactly where a unit holds a value that is not finite."""
-    expected = (entry.values**2).sum(axis=1 if entry.matrix.role == "v" else 0)
+    """Rows of V, gate and up, columns of O and down; nan exactly where a unit holds a value that is not finite."""
+    expected = (entry.values**2).sum(axis=1 if UNITS_ARE_OUTPUTS[entry.matrix.role] else 0)
     expected[~np.isfinite(expected)] = np.nan
     np.testing.assert_allclose(found, expected, rtol=tolerances.ENERGY_RELATIVE, atol=0, equal_nan=True)
 

@@ -68,9 +68,10 @@ def elements(plan: Plan) -> dict[int, Counter[Element]]:
 
 
 def wanted(matrix: Matrix) -> Counter[Element]:
-    """The same by the definitions of Matrix and Part, element by element: V's units are outputs, O's are inputs."""
+    """The same by the definitions of Matrix and Part, element by element: V's units are outputs, O's are inputs, and
+    those of down are inputs that go on from part to part."""
     counter: Counter[Element] = Counter()
-    unit = 0
+    unit = before = 0
     for part in matrix.parts:
         spec = part.tensor
         rows, columns = part.stored
@@ -79,9 +80,10 @@ def wanted(matrix: Matrix) -> Counter[Element]:
                 for other in range(rows if matrix.transposed else columns):
                     row, column = (other, output) if matrix.transposed else (output, other)
                     place = column * rows + row if spec.column_major else row * columns + column
-                    own = {"v": unit, "o": other}.get(matrix.role)
+                    own = {"v": unit, "gate": unit, "o": other, "down": before + other}.get(matrix.role)
                     counter[spec.path, spec.offset + place * ITEMSIZE[spec.dtype], own] += 1
                 unit += 1
+        before += rows if matrix.transposed else columns
     return counter
 
 
@@ -187,7 +189,7 @@ def checkpoints(draw: st.DrawFn) -> list[Matrix]:
                 parts.remove(other)
                 own.append(other[0])
         outputs = sum(stop - start for part in own for start, stop in part.ranges)
-        role = draw(st.sampled_from("qvo"))
+        role = draw(st.sampled_from(("q", "v", "o", "gate", "down")))
         matrices.append(Matrix("stack", 0, role, (outputs, inputs), tuple(own), transposed))
     return matrices
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from weightprint import __version__
+from weightprint.reading import Read
 
 app = typer.Typer(
     name="weightprint",
@@ -34,6 +35,9 @@ Paths = Annotated[
     typer.Argument(
         metavar="PATH", readable=False, help="Directories of checkpoints, checkpoints, stores, fingerprints."
     ),
+]
+ReadOption = Annotated[
+    Read, typer.Option(help="What is read of each checkpoint: attention, or feed-forward blocks and experts as well.")
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where weights are reduced; auto takes CUDA where there is one.")]
 

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from weightprint.cli import exits
-from weightprint.cli.app import Device, DeviceOption, Json, app
+from weightprint.cli.app import Device, DeviceOption, Json, ReadOption, app
 from weightprint.cli.console import show as show_view
 from weightprint.cli.console import write_json
+from weightprint.reading import Read
 
 Target = Annotated[
     Path, typer.Argument(metavar="X", readable=False, help="A checkpoint, a weight file or a fingerprint file.")
@@ -23,7 +24,9 @@ Unread = Annotated[Path, typer.Argument(metavar="X", readable=False, help="A che
 
 
 @app.command()
-def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json = False) -> None:
+def compare(
+    a: First, b: Second, device: DeviceOption = Device.auto, read: ReadOption = Read.attention, json: Json = False
+) -> None:
     """Compare two checkpoints, fingerprint files, or one of each."""
     from weightprint.compare import compare_pair, judge
     from weightprint.report.documents import compare_document
@@ -31,7 +34,7 @@ def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json 
     from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
 
     with LazyEngine(device.value) as engine:
-        first, second = distinct_names(fingerprint_of(a, engine), fingerprint_of(b, engine))
+        first, second = distinct_names(fingerprint_of(a, engine, read), fingerprint_of(b, engine, read))
     (comparison,) = judge([compare_pair(first, second)])
     if json:
         write_json(compare_document(comparison))
@@ -42,14 +45,14 @@ def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json 
 
 
 @app.command()
-def show(x: Target, device: DeviceOption = Device.auto, json: Json = False) -> None:
+def show(x: Target, device: DeviceOption = Device.auto, read: ReadOption = Read.attention, json: Json = False) -> None:
     """Print the per-matrix table of a checkpoint or fingerprint."""
     from weightprint.fingerprint_file import to_document
     from weightprint.report.tables import fingerprint_view
     from weightprint.scan import LazyEngine, fingerprint_of
 
     with LazyEngine(device.value) as engine:
-        fingerprint = fingerprint_of(x, engine)
+        fingerprint = fingerprint_of(x, engine, read)
     if json:
         write_json(to_document(fingerprint))
     else:
@@ -58,7 +61,7 @@ def show(x: Target, device: DeviceOption = Device.auto, json: Json = False) -> N
 
 
 @app.command()
-def inspect(x: Unread, json: Json = False) -> None:
+def inspect(x: Unread, read: ReadOption = Read.attention, json: Json = False) -> None:
     """Read headers only: stacks, roles, bytes that a scan would read, and what is not understood."""
     from weightprint.errors import UsageError
     from weightprint.fingerprint import read_structure
@@ -70,7 +73,7 @@ def inspect(x: Unread, json: Json = False) -> None:
     if is_fingerprint(x):
         raise UsageError("E_USAGE", "is a fingerprint and holds no weights; weightprint show prints it", path=x)
     checkpoint = one_checkpoint(x)
-    structure = read_structure(checkpoint)
+    structure = read_structure(checkpoint, read)
     if json:
         write_json(inspect_document(checkpoint.name, str(checkpoint.path.absolute()), structure))
     else:
@@ -83,6 +86,7 @@ def fingerprint(
     x: Target,
     output: Annotated[Path, typer.Option("-o", "--output", readable=False, help="The .weightprint file to write.")],
     device: DeviceOption = Device.auto,
+    read: ReadOption = Read.attention,
     json: Json = False,
 ) -> None:
     """Write the fingerprint file of one checkpoint."""
@@ -95,7 +99,7 @@ def fingerprint(
     if output.suffix != SUFFIX:
         raise UsageError("E_OUTPUT", f"a fingerprint file ends in {SUFFIX}, so that scans find it", path=output)
     with LazyEngine(device.value) as engine:
-        taken = fingerprint_of(x, engine)
+        taken = fingerprint_of(x, engine, read)
     if taken.status == "failed":
         if json:
             write_json(to_document(taken))

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from weightprint.cli import exits
-from weightprint.cli.app import Device, DeviceOption, Json, Paths, app
+from weightprint.cli.app import Device, DeviceOption, Json, Paths, ReadOption, app
 from weightprint.cli.console import progress, say, show, write_json
+from weightprint.reading import Read
 
 refs_app = typer.Typer(no_args_is_help=True, help="Add, list and remove the references that scans compare with.")
 app.add_typer(refs_app, name="refs")
@@ -24,6 +25,7 @@ def add(
     paths: Paths,
     refs: SetOption = None,
     device: DeviceOption = Device.auto,
+    read: ReadOption = Read.attention,
     json: Json = False,
 ) -> None:
     """Fingerprint checkpoints into the reference set; the weights themselves are not kept."""
@@ -33,7 +35,7 @@ def add(
 
     directory = refs or default_references()
     with progress(quiet=json, verbose=False) as watch:
-        outcomes, notices = add_references(tuple(paths), directory, device.value, watch)
+        outcomes, notices = add_references(tuple(paths), directory, device.value, watch, read)
     notices += tuple(outcome.unsaved for outcome in outcomes if outcome.unsaved)
     added = [o.fingerprint for o in outcomes if o.fingerprint.status != "failed" and o.unsaved is None]
     if json:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightprint.cli import exits
-from weightprint.cli.app import Device, DeviceOption, Json, Paths, app
+from weightprint.cli.app import Device, DeviceOption, Json, Paths, ReadOption, app
 from weightprint.cli.console import progress, say, show, write_json
 from weightprint.errors import OutputError, UsageError
+from weightprint.reading import Read
 
 if TYPE_CHECKING:
     from weightprint.scan import ScanOptions
@@ -26,12 +27,6 @@ class FailOn(StrEnum):
     shared_origin = "shared-origin"
     re_encoded = "re-encoded"
     identical = "identical"
-
-
-class Read(StrEnum):
-    """What is read of each checkpoint."""
-
-    attention = "attention"
 
 
 @app.command()
@@ -49,7 +44,7 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
         typer.Option(readable=False, help="Report file; the suffix chooses .json, .jsonl or .csv. Repeatable."),
     ] = None,
     device: DeviceOption = Device.auto,
-    read: Annotated[Read, typer.Option(help="What is read of each checkpoint.")] = Read.attention,
+    read: ReadOption = Read.attention,
     fail_on: Annotated[FailOn | None, typer.Option(help="Exit 10 if a pair's verdict is this or stronger.")] = None,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Exit 0 even if something could not be analysed.")
@@ -85,6 +80,7 @@ def scan(  # noqa: PLR0913, PLR0917  the command line is the contract
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         rescan=rescan,
+        read=read,
     )
     if dry_run:
         incomplete = _dry_run(options, json)

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from weightprint.compare.blocks import block_length
 from weightprint.compare.prepared import CHANNELS, GroupShape
+from weightprint.data import FEED_FORWARD_ROLES
 
 Group = TypeVar("Group", bound=GroupShape)
 
 
-PARTS: Mapping[str, str] = {"v": "heads", "o": "heads"}
+PARTS: Mapping[str, str] = {"v": "heads", "o": "heads", **dict.fromkeys(FEED_FORWARD_ROLES, "experts")}
 """What the parts of a layer are called, by channel."""
 
 
@@ -70,19 +71,25 @@ def _counts(a: GroupShape, b: GroupShape) -> str:
 def missing(names: tuple[str, str], groups: tuple[Sequence[GroupShape], Sequence[GroupShape]]) -> list[str]:
     """What is said of a channel that one side has not, or that has other numbers of units on both."""
     reasons = []
+    with_blocks = [any(group.channel in FEED_FORWARD_ROLES for group in side) for side in groups]
     for channel in CHANNELS:
         sides = [sorted({group.units for group in side if group.channel == channel}) for side in groups]
+        if channel in FEED_FORWARD_ROLES and not (all(with_blocks) and any(sides)):
+            continue
         for name, units in zip(names, sides, strict=True):
             if not units:
                 reasons.append(f"{name} has no units of channel {channel}")
         own = [[group for group in side if group.channel == channel] for side in groups]
         if all(sides) and not met(*own):
             first, second = (", ".join(map(str, units)) for units in sides)
-            widths = [sorted({str(group.head_width or "unknown width") for group in side}) for side in own]
+            widths = [", ".join(sorted({str(group.head_width or "unknown width") for group in side})) for side in own]
             reasons.append(
-                f"unit counts differ: {channel} {first} against {second}, in heads of {', '.join(widths[0])} and "
-                f"{', '.join(widths[1])}"
+                f"unit counts differ: {channel} {first} against {second}, in {PARTS[channel]} of {widths[0]} and "
+                f"{widths[1]}"
             )
+    if any(with_blocks) and not all(with_blocks):
+        name = names[with_blocks.index(False)]
+        reasons.append(f"feed-forward blocks are not compared: of {name} none was read (--read all reads them)")
     return reasons
 
 

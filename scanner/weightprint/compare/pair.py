@@ -21,7 +21,7 @@ from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
 from weightprint.compare.packed import Label, Packed, ShapeClass, classes_of, join, label, pack
 from weightprint.compare.prepared import Prepared, prepare
 from weightprint.compare.products import product_for
-from weightprint.compare.sameness import Matched, bit_equal, matched, within_rounding
+from weightprint.compare.sameness import Matched, bit_equal, common, matched, within_rounding
 from weightprint.compare.screen import screen_pair
 from weightprint.data import Comparison, Fingerprint, Screen
 
@@ -88,17 +88,18 @@ def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> 
     linked = pair_log10_p is not None and pair_log10_p <= MAP_LOG10_ALPHA
     if not linked and first.deviations != second.deviations:
         return nothing
-    a, b = first.fingerprint, second.fingerprint
+    a, b, alone = common(first.fingerprint, second.fingerprint)
     pairs = matched(a, b)
     if pairs is None or not _covered(a, b) or all(math.isnan(m.mean) for m, _ in pairs):
         return nothing
     formats = " and ".join(sorted({dtype for m, n in pairs for dtype in (m.dtype, n.dtype)}))
     recast = any(m.dtype != n.dtype for m, n in pairs)
     if bit_equal(a, b, pairs) and not (recast and linked):
-        return "identical", (_identical(pairs, formats),)
+        return "identical", (_identical(pairs, formats), *alone)
     if linked and within_rounding(a, b, pairs):
         how = f"stored as {formats}" if recast else f"both stored as {formats}"
-        return "re-encoded", (f"standard deviations and unit energies agree within the rounding of storage ({how})",)
+        why = f"standard deviations and unit energies agree within the rounding of storage ({how})"
+        return "re-encoded", ("; ".join((why, *alone)),)
     return nothing
 
 
@@ -107,4 +108,11 @@ def _identical(pairs: Sequence[Matched], formats: str) -> str:
 
 
 def _covered(a: Fingerprint, b: Fingerprint) -> bool:
+    if _blocks(a) != _blocks(b):
+        return False
     return (a.coverage.found, a.coverage.understood) == (b.coverage.found, b.coverage.understood)
+
+
+def _blocks(fingerprint: Fingerprint) -> tuple[int, int] | None:
+    blocks = fingerprint.feed_forward
+    return None if blocks is None else (blocks.found, blocks.understood)

@@ -1,5 +1,7 @@
 """A fingerprint made ready for many comparisons: codes, copies, self-control and curves are worked out once.
 
+Positions of feed-forward blocks count from the first layer that has one, so that reading them moves nothing else.
+
 Units are exchangeable only among layers of equal unit count, so a stack whose layers differ in width (varying heads)
 gives one group per channel and unit count. Positions count from the stack's first layer, whichever role or channel
 has it, so that two checkpoints that number from 0 and from 1 pair alike and a hole shifts nothing.
@@ -15,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightprint.compare.blocks import Codes, block_length, encode
+from weightprint.compare.experts import counted_once
 from weightprint.compare.selfcontrol import SelfControl, copied_parts, self_control
 from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
 from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
-from weightprint.data import FLOAT32, Fingerprint
+from weightprint.data import ATTENTION_ROLES, FEED_FORWARD_ROLES, FLOAT32, Fingerprint
 
-CHANNELS = ("v", "o")
+CHANNELS = ("v", "o", *FEED_FORWARD_ROLES)
+"""Channels in the order of tests; those of feed-forward blocks are called like the roles."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +79,46 @@ def prepare(fingerprint: Fingerprint) -> Prepared:
     """Everything about one fingerprint that does not depend on what it is compared with."""
     stacks = stacks_of(fingerprint)
     units = exchangeable_units(fingerprint)
+    groups, repeated = _groups(fingerprint, units.energies, stacks)
     return Prepared(
         fingerprint=fingerprint,
-        groups=_groups(fingerprint, units.energies, stacks),
+        groups=groups,
         stacks=stacks,
         curves=curves_of(fingerprint, stacks),
-        deviations=np.sort(np.array([matrix.std for matrix in fingerprint.matrices], np.float64)).tobytes(),
-        unused=units.left_out,
+        deviations=np.sort(np.array(_deviations(fingerprint), np.float64)).tobytes(),
+        unused=(*units.left_out, *repeated),
     )
+
+
+def _deviations(fingerprint: Fingerprint) -> list[float]:
+    """Those of attention, so that one with feed-forward matrices and one without may be the same; else of all."""
+    attention = [matrix.std for matrix in fingerprint.matrices if matrix.role in ATTENTION_ROLES]
+    return attention or [matrix.std for matrix in fingerprint.matrices]
 
 
 def _groups(
     fingerprint: Fingerprint, units_of: Mapping[EnergyKey, FLOAT32], stacks: Sequence[Stack]
-) -> tuple[UnitGroup, ...]:
+) -> tuple[tuple[UnitGroup, ...], tuple[LeftOut, ...]]:
     widths = {(m.stack, m.layer, m.role): m.head_width for m in fingerprint.matrices}
     members: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for stack, layer, channel in sorted(units_of):
         members[stack, channel, len(units_of[stack, layer, channel])].append(layer)
-    extent = {stack.name: stack for stack in stacks}
-    groups = []
-    for (stack, channel, units), layers in sorted(members.items(), key=lambda item: item[0][1] != CHANNELS[0]):
-        if channel not in CHANNELS or units == 0:
-            continue
+    of_attention = {stack.name: stack for stack in stacks}
+    of_blocks = {stack.name: stack for stack in stacks_of(fingerprint, FEED_FORWARD_ROLES)}
+    known_members = {key: layers for key, layers in members.items() if key[1] in CHANNELS and key[2]}
+    groups, left_out = [], []
+    for (stack, channel, units), layers in sorted(known_members.items(), key=lambda item: CHANNELS.index(item[0][1])):
         known = [width for layer in layers if (width := widths.get((stack, layer, channel)))]
         head_width = math.gcd(*known) if known else None
         energies = np.stack([units_of[stack, layer, channel] for layer in layers]).astype(np.float32)
+        extent = of_blocks if channel in FEED_FORWARD_ROLES else of_attention
+        if channel in FEED_FORWARD_ROLES and head_width is not None:
+            energies, repeated = counted_once(energies, head_width)
+            if repeated:
+                left_out.append(_repeated(stack, channel, repeated, len(layers) * (units // head_width)))
         block = block_length(units, head_width)
         copies: tuple[tuple[int, ...], ...] = ()
-        if head_width and units % head_width == 0 and block >= 2:
+        if head_width and units % head_width == 0 and block >= 2 and channel not in FEED_FORWARD_ROLES:
             copies = copied_parts(energies, head_width, block)
             later = [part for parts in copies for part in parts[1:]]
             energies.reshape(len(layers), -1, head_width)[:, later] = np.nan
@@ -123,4 +139,9 @@ def _groups(
                 copied_parts=copies,
             )
         )
-    return tuple(groups)
+    return tuple(groups), tuple(left_out)
+
+
+def _repeated(stack: str, channel: str, repeated: int, experts: int) -> LeftOut:
+    why = "they follow the order of others of their layer, which count once"
+    return LeftOut(stack, f"{repeated} of {experts} experts", why, channel)

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from weightprint.attention_part import attention_part
 from weightprint.compare.stacks import match_stacks
 from weightprint.data import FLOAT32, Fingerprint, MatrixStats
 
@@ -40,6 +41,15 @@ FORMATS: Mapping[str, tuple[float, float]] = {
 _STATISTICS = ("shape", "count", "mean", "std", "skewness", "kurtosis", "abs_max", "zeros", "non_finite")
 
 Matched = tuple[MatrixStats, MatrixStats]
+
+
+def common(a: Fingerprint, b: Fingerprint) -> tuple[Fingerprint, Fingerprint, tuple[str, ...]]:
+    """What both sides have read: attention alone if one of them has read no more; and what is said of that."""
+    lacking = [side.name for side in (a, b) if side.feed_forward is None]
+    if len(lacking) != 1:
+        return a, b, ()
+    said = f"this is said of the attention matrices alone: feed-forward blocks of {lacking[0]} were not read"
+    return attention_part(a), attention_part(b), (said,)
 
 
 def matched(a: Fingerprint, b: Fingerprint) -> tuple[Matched, ...] | None:

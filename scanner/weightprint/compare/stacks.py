@@ -7,20 +7,20 @@ correspond when they are equal or one ends in a dot and the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from weightprint.compare.blocks import FLOAT64
-from weightprint.data import Fingerprint
+from weightprint.data import ATTENTION_ROLES, Fingerprint
 
 CURVE_ROLES = ("q", "k", "v", "o")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Extent of one stack over all its roles."""
+    """Extent of one stack over all roles of its kind."""
 
     name: str
     first: int
@@ -37,11 +37,13 @@ class Curve:
     values: FLOAT64
 
 
-def stacks_of(fingerprint: Fingerprint) -> tuple[Stack, ...]:
-    """The stacks, largest first: most layers, then most elements, then by name."""
+def stacks_of(fingerprint: Fingerprint, roles: Collection[str] = ATTENTION_ROLES) -> tuple[Stack, ...]:
+    """The stacks of matrices of these ``roles``, largest first: most layers, then most elements, then by name."""
     layers: dict[str, set[int]] = {}
     elements: dict[str, int] = {}
     for matrix in fingerprint.matrices:
+        if matrix.role not in roles:
+            continue
         layers.setdefault(matrix.stack, set()).add(matrix.layer)
         elements[matrix.stack] = elements.get(matrix.stack, 0) + matrix.count
     stacks = [Stack(name, min(own), max(own) - min(own) + 1, len(own), elements[name]) for name, own in layers.items()]

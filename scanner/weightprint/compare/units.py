@@ -23,15 +23,16 @@ EnergyKey = tuple[str, int, str]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Energies of channel o of one stack that take no part, in which layers, and why."""
+    """Energies of one channel of one stack that take no part, in which layers, and why."""
 
     stack: str
     layers: str
     why: str
+    channel: str = "o"
 
     def sentence(self, name: str) -> str:
         """What a report says of it, of the checkpoint of this name."""
-        return f"channel o of {self.stack} in {name} is not used in {self.layers}: {self.why}"
+        return f"channel {self.channel} of {self.stack} in {name} is not used in {self.layers}: {self.why}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from weightprint.data import Matrix
 from weightprint.errors import CheckpointError, Notice
-from weightprint.plan import CHANNELS, Plan, Slot
+from weightprint.plan import UNITS_ARE_OUTPUTS, Plan, Slot
 from weightprint_kernels.layout import FLOAT64, INT64, MOMENT_FIELDS, Reduced
 from weightprint_kernels.merge import MergedMoments, as_merged, merge_moments
 
@@ -91,5 +91,4 @@ class Collector:
 
 
 def _units(matrix: Matrix) -> int:
-    assert matrix.role in CHANNELS
-    return matrix.shape[0] if matrix.role == "v" else matrix.shape[1]
+    return matrix.shape[0] if UNITS_ARE_OUTPUTS[matrix.role] else matrix.shape[1]

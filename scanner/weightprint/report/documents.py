@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from weightprint.compare import WORDS, Family, words_of
-from weightprint.data import Comparison, Fingerprint, Screen, Test
+from weightprint.data import Comparison, Coverage, Fingerprint, Screen, Test
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
 from weightprint.index import matrix_figures
@@ -86,7 +86,8 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "fresh": outcome.fresh,
         "seconds": round(outcome.seconds, 4),
         "bytes": asdict(fingerprint.bytes),
-        "coverage": {"found": fingerprint.coverage.found, "understood": fingerprint.coverage.understood},
+        "coverage": coverage_document(fingerprint.coverage),
+        "feed_forward": coverage_document(fingerprint.feed_forward),
         "matrices": matrices.count,
         "copies": [asdict(own) for own in outcome.copies],
         "non_finite": matrices.non_finite,
@@ -96,6 +97,11 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
         "set_aside": set_aside_document(outcome.set_aside),
         "notices": [notice_document(notice) for notice in fingerprint.notices],
     }
+
+
+def coverage_document(coverage: Coverage | None) -> dict[str, int] | None:
+    """How much was understood; None of feed-forward blocks that were not looked for."""
+    return None if coverage is None else {"found": coverage.found, "understood": coverage.understood}
 
 
 def set_aside_document(set_aside: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
@@ -190,10 +196,12 @@ def inspect_document(name: str, path: str, structure: Structure) -> dict[str, An
         "name": name,
         "path": path,
         "stacks": stacks(structure),
-        "coverage": {"found": understanding.coverage.found, "understood": understanding.coverage.understood},
+        "coverage": coverage_document(understanding.coverage),
+        "feed_forward": coverage_document(understanding.feed_forward),
         "not_understood": [
             {"tensor": notice.tensor, "reason": notice.reason, "code": notice.code}
-            for notice in understanding.coverage.not_understood
+            for coverage in (understanding.coverage, understanding.feed_forward)
+            for notice in (coverage.not_understood if coverage else ())
         ],
         "notices": [notice_document(notice) for notice in structure.notices],
         "set_aside": set_aside_document(structure.set_aside),

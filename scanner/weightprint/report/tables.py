@@ -219,11 +219,12 @@ def structure_view(name: str, structure: Structure) -> RenderableType:
                 role["dtype"],
                 "(in, out)" if role["transposed"] else "(out, in)",
             )
-    coverage = structure.understanding.coverage
+    coverage, blocks = structure.understanding.coverage, structure.understanding.feed_forward
+    of_blocks = f" and {blocks.understood} of {blocks.found} feed-forward blocks" if blocks else ""
     files = sum(source.size for source in structure.sources if source.format != "config")
     lines: list[RenderableType] = [
         Text(
-            f"{printable(name)}: {coverage.understood} of {coverage.found} attention modules understood; "
+            f"{printable(name)}: {coverage.understood} of {coverage.found} attention modules{of_blocks} understood; "
             f"a scan reads {size(structure.plan.read)} of {size(files)} in {len(structure.plan)} requests"
         )
     ]

@@ -1,4 +1,4 @@
-"""Roles: from tensor names and shapes to attention matrices, or to a reason why not.
+"""Roles: from tensor names and shapes to attention matrices, or to a reason why not. Feed-forward blocks: ffn.py.
 
 Three tables do it (leaves.py, layouts.py) with self-checks (checks.py) that turn a wrong guess into "not understood";
 there is no class per architecture. Pure: reads no file, evaluates nothing of the config, never raises for anything
@@ -15,13 +15,16 @@ softmax attention, their q and k pass through convolutions and decays, and a lay
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightprint.data import ROLES, Coverage, Matrix, TensorSpec, Understanding
 from weightprint.errors import Notice
+from weightprint.reading import Read
 from weightprint.roles.config import Hints, hints_for
+from weightprint.roles.ffn import feed_forward
 from weightprint.roles.holes import MTP, attention_modules, find_holes, mark_strangers
 from weightprint.roles.leaves import MTP_LEAVES
 from weightprint.roles.modules import Key, Module, gather
@@ -30,15 +33,19 @@ from weightprint.roles.resolve import resolve
 
 __all__ = ["understand"]
 
+_MTP_LEAF = re.compile("|".join(MTP_LEAVES))
 
-def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Understanding:
-    """Attention matrices among ``tensors``, sorted by stack, layer and role; and what was not understood."""
+
+def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any], read: Read = Read.attention) -> Understanding:
+    """Attention matrices among ``tensors``, or all that are known, sorted by stack, layer and role; and what was not
+    understood."""
     sites = [(site, spec) for spec in tensors if (site := parse(spec.name)) is not None]
     sites.sort(key=lambda pair: (pair[1].name, pair[1].shape, pair[1].dtype))  # the order of files is no evidence
     modules = attention_modules(gather(sites))
     mark_strangers(modules)
     hints = {prefix: hints_for(config, prefix) for prefix in {key[0] for key in modules}}
-    stacks = _stacks(modules, hints, tensors)
+    marked = _marked_mtp(tensors)
+    stacks = _stacks(modules, hints, marked)
     matrices: list[Matrix] = []
     refused: dict[str, Notice] = {}
     understood = 0
@@ -48,14 +55,26 @@ def understand(tensors: Sequence[TensorSpec], config: Mapping[str, Any]) -> Unde
         for notice in resolved.not_understood:
             refused.setdefault(notice.tensor or "", notice)
         understood += bool(resolved.matrices) and not resolved.not_understood
+    blocks = None
+    if read is Read.all:
+        of_attention: dict[str, set[int]] = defaultdict(set)
+        for prefix, layer, _ in modules:
+            of_attention[prefix].add(layer)
+
+        def first_mtp(prefix: str, layers: set[int]) -> int | None:
+            own = hints.get(prefix) or hints_for(config, prefix)
+            return _first_mtp(prefix, of_attention.get(prefix, layers), own, marked)
+
+        own, blocks = feed_forward(tensors, config, matrices, first_mtp)
+        matrices += own
     order = {role: number for number, role in enumerate(ROLES)}
     matrices.sort(key=lambda matrix: (matrix.stack, matrix.layer, order[matrix.role]))
     not_understood = tuple(sorted(refused.values(), key=lambda notice: notice.tensor or ""))
     notices = find_holes(modules, stacks, (spec.name for spec in tensors))
-    return Understanding(tuple(matrices), Coverage(len(modules), understood, not_understood), notices)
+    return Understanding(tuple(matrices), Coverage(len(modules), understood, not_understood), notices, blocks)
 
 
-def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], tensors: Sequence[TensorSpec]) -> dict[Key, str]:
+def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], marked: set[tuple[str, int]]) -> dict[Key, str]:
     """The stack name of every module."""
     present: dict[str, set[int]] = defaultdict(set)
     frequency: Counter[tuple[str, str]] = Counter()
@@ -71,7 +90,6 @@ def _stacks(modules: Mapping[Key, Module], hints: Mapping[str, Hints], tensors: 
         if len(names) > 1
         for name in sorted(names, key=lambda name: (-frequency[prefix, name], name))[1:]
     }
-    marked = _marked_mtp(tensors)
     first_mtp = {prefix: _first_mtp(prefix, layers, hints[prefix], marked) for prefix, layers in present.items()}
     stacks: dict[Key, str] = {}
     taken: set[tuple[str, int]] = set()
@@ -101,7 +119,7 @@ def _marked_mtp(tensors: Sequence[TensorSpec]) -> set[tuple[str, int]]:
     """(prefix, layer) of layers that hold a module which only multi-token prediction has."""
     marked: set[tuple[str, int]] = set()
     for spec in tensors:
-        if any(leaf in spec.name for leaf in MTP_LEAVES):
+        if _MTP_LEAF.search(spec.name):
             parts = spec.name.split(".")
             for position, part in enumerate(parts):
                 if part in MTP_LEAVES and position and is_number(parts[position - 1]):

@@ -53,7 +53,7 @@ def parse(name: str) -> Site | None:
         parts = [part for part in parts if part not in INFIXES]
     if not parts:
         return None
-    parts, kind = _kind(name, parts)
+    parts, kind = kind_of(name, parts)
     while parts and parts[-1] in WRAPPERS:
         parts.pop()
     if not parts:
@@ -69,7 +69,7 @@ def parse(name: str) -> Site | None:
     if leaf is None:
         return None
     parents = tuple(parts[: len(parts) - length])
-    numbers = _layer_positions(parents)
+    numbers = possible_layers(parents)
     # A word before the first number names a part of the model ("net.blocks.0"), not a part of a layer.
     if any(says_other(part) for part in parents[numbers[0] if numbers else 0 :]):
         return None
@@ -79,7 +79,7 @@ def parse(name: str) -> Site | None:
     return Site(parents, leaf_name, leaf, kind, numbers)
 
 
-def _kind(name: str, parts: list[str]) -> tuple[list[str], str]:
+def kind_of(name: str, parts: list[str]) -> tuple[list[str], str]:
     """Split the kind off the end of the name: (parts before it, kind)."""
     last = parts[-1]
     if "lora_" in name:
@@ -126,7 +126,7 @@ def is_number(part: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _layer_positions(parents: tuple[str, ...]) -> tuple[int, ...]:
+def possible_layers(parents: tuple[str, ...]) -> tuple[int, ...]:
     """Positions of numbers that may count layers: not those that count the sublayers of a layer."""
     numbers = [position for position, part in enumerate(parents) if is_number(part)]
     attention = max((position for position, part in enumerate(parents) if says_attention(part)), default=-1)

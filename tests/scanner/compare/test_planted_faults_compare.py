@@ -40,6 +40,7 @@ class Fault:
 EXACT, BLOCKS, HOLM, CONTROL, PREPARED = "exact", "blocks", "holm", "selfcontrol", "prepared"
 LAYERS, PAIR, SAME, SCREEN, STACKS = "layers", "pair", "sameness", "screen", "stacks"
 VERDICT, FAMILIES, COMPARISONS, HEADS = "verdict", "families", "comparisons", "heads"
+EXPERTS, MEETING, BLOCKS_OF = "experts", "meeting", "feed_forward_channels"
 BULK, PACKED, PLANS, PRODUCTS, FUSED = "bulk", "packed", "plans", "products", "fused"
 
 BIG_INTEGERS = "test_up_to_many_blocks_against_big_integers"
@@ -170,6 +171,13 @@ FAULTS = [
     Fault("one-tile-only", BULK, "yield from np.split(order, edges)", "yield from np.split(order, edges)[1:]", BULK, "test_tiles_of_any_size_give_the_same", {"rows": 1}),
     Fault("word-not-corrected", VERDICT, "cases = [was[0], self._rejected & was[1],", "cases = [was[0], was[1],", COMPARISONS, "test_re_encoded_needs_its_rejection"),
     Fault("equal-to-shorter-ones", COMPARISONS, "len(self) == len(other) and all(x == y for x, y in zip(self, other, strict=True))", "all(x == y for x, y in zip(self, other, strict=False))", COMPARISONS, "test_a_sequence_is_equal_to_equal_ones_only"),
+    Fault("experts-count-again", EXPERTS, "if not repeated.any():", "if True:", BLOCKS_OF, "test_experts_count_once_where_some_agree"),
+    Fault("only-in-all-layers", EXPERTS, "_repeated(own, block) | together", "together", BLOCKS_OF, "test_experts_count_once_where_some_agree"),
+    Fault("blocks-move-attention", PREPARED, "extent = of_blocks if channel in FEED_FORWARD_ROLES else of_attention", "extent = of_blocks", BLOCKS_OF, "test_the_position_of_attention_does_not_move_with_blocks"),
+    Fault("blocks-in-the-stack", STACKS, "if matrix.role not in roles:", "if False:", BLOCKS_OF, "test_the_position_of_attention_does_not_move_with_blocks"),
+    Fault("unread-not-said", MEETING, "if any(with_blocks) and not all(with_blocks):", "if False:", BLOCKS_OF, "test_reading_blocks_of_one_side_changes_nothing_but_a_reason"),
+    Fault("unread-is-different", SAME, "if len(lacking) != 1:", "if True:", BLOCKS_OF, "test_the_same_weights_read_further_on_one_side"),
+    Fault("blocks-not-covered", PAIR, "if _blocks(a) != _blocks(b):", "if False:", BLOCKS_OF, "test_blocks_that_were_trained_on_are_not_identical"),
     Fault("names-not-ranked", COMPARISONS, "np.lexsort((b, a, ", "np.lexsort((", COMPARISONS, "test_words_are_those_of_the_comparisons"),
 ]  # fmt: skip
 

@@ -34,6 +34,7 @@ ASIDE: Any = {"path": str, "reason": str}
 NOTICE = {"code": str, "reason": str, "path": TEXT_OR_NULL, "tensor": TEXT_OR_NULL}
 BYTES = {"files": int, "selected": int, "read": int}
 COVERAGE = {"found": int, "understood": int}
+FEED_FORWARD: Shape = (dict, type(None))  # the same, or null where they were not looked for
 NOT_UNDERSTOOD = {"tensor": TEXT_OR_NULL, "reason": str, "code": str}
 SOURCE = {"name": str, "size": int, "mtime_ns": int, "format": str, "header_digest": str}
 MATRIX = {
@@ -52,7 +53,8 @@ PAIR = {
 }
 CHECKPOINT = {
     **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL, "fresh": bool},
-    **{"seconds": float, "bytes": BYTES, "coverage": COVERAGE, "matrices": int, "non_finite": int},
+    **{"seconds": float, "bytes": BYTES, "coverage": COVERAGE, "feed_forward": FEED_FORWARD},
+    **{"matrices": int, "non_finite": int},
     **{"copies": [{"stack": str, "of": str, "numbers": [int], "channels": [str]}]},
     **{"formats": [str], "dtypes": [str], "backend": str, "set_aside": [ASIDE], "notices": [NOTICE]},
 }
@@ -78,7 +80,8 @@ DOCUMENTS: dict[str, Shape] = {
         **{"sources": [SOURCE], "notices": [NOTICE], "backend": str, "tool_version": str},
     },
     "weightprint.inspect/1": {
-        **{"schema": str, "name": str, "path": str, "coverage": COVERAGE, "not_understood": [NOT_UNDERSTOOD]},
+        **{"schema": str, "name": str, "path": str, "coverage": COVERAGE, "feed_forward": FEED_FORWARD},
+        **{"not_understood": [NOT_UNDERSTOOD]},
         "stacks": [
             {
                 **{"stack": str, "layers": int},
