@@ -212,6 +212,17 @@ class Screen:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How well the curves that laundering keeps agree (:mod:`weightprint.compare.invariants`): the names of those that
+    do, and residual, ratio and number of points of the closest."""
+
+    curves: tuple[str, ...]
+    residual: float
+    ratio: float
+    points: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What two fingerprints say about each other.
 
@@ -228,3 +239,4 @@ class Comparison:
     screen: Screen
     layer_map: tuple[tuple[int, int, float], ...] = ()
     reasons: tuple[str, ...] = ()
+    agreement: Agreement | None = None
