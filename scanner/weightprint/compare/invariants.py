@@ -232,7 +232,7 @@ def sentence(agreement: Agreement, background: int) -> str:
         else "taken from other models, since the report has no background"
     )
     return (
-        f"{LAUNDERING} the curves {', '.join(agreement.curves)} over {agreement.points} layers agree to "
+        f"{LAUNDERING} the curves of {', '.join(agreement.curves)} over {agreement.points} layers agree to "
         f"{agreement.residual:.1g}, {agreement.ratio:.2g} of their own spread, and no test of the order of units "
         f"explains it (limit {held}); this is a screen and no evidence: {ADVICE}"
     )

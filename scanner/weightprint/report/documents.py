@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from weightprint.compare import WORDS, Family, words_of
-from weightprint.data import Comparison, Fingerprint, Screen, Test
+from weightprint.data import Comparison, Confirmation, Fingerprint, Screen, Test
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
 from weightprint.index import matrix_figures
@@ -118,6 +118,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "pair_log10_p": comparison.pair_log10_p,
         "tests": [_plain(test, _TEST_FIELDS) for test in comparison.tests],
         "screen": screen_document(comparison.screen),
+        "agreement": None if comparison.agreement is None else asdict(comparison.agreement),
         "layer_map": [list(entry) for entry in comparison.layer_map],
         "reasons": list(comparison.reasons),
     }
@@ -151,9 +152,24 @@ def pair_documents(comparisons: Sequence[Comparison]) -> Sequence[dict[str, Any]
     return many if len(many) > MOST_IN_A_LIST else list(many)
 
 
-def compare_document(comparison: Comparison) -> dict[str, Any]:
-    """``compare --json``."""
-    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), "caveat": CAVEAT}
+def compare_document(comparison: Comparison, confirmation: Confirmation | None = None) -> dict[str, Any]:
+    """``compare --json``; with ``--confirm`` what reading the weights gave stands in ``confirm``."""
+    confirm = {} if confirmation is None else {"confirm": confirmation_document(confirmation)}
+    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), **confirm, "caveat": CAVEAT}
+
+
+def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
+    """What reading the weights of a pair gave."""
+    return {
+        "outcome": confirmation.outcome,
+        "tests": [
+            {key: value for key, value in asdict(test).items() if value is not None} for test in confirmation.tests
+        ],
+        "p_value": p_value(confirmation.log10_p),
+        "log10_p": confirmation.log10_p,
+        "unit_matching": None if confirmation.unit_matching is None else asdict(confirmation.unit_matching),
+        "reasons": list(confirmation.reasons),
+    }
 
 
 def p_value(log10_p: float | None) -> float | None:
