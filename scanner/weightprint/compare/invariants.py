@@ -62,7 +62,7 @@ UNRELATED_RATIO, UNRELATED_SHARE = 0.2, 0.05
 LARGEST_RATIO, LARGEST_RESIDUAL = 0.03, 3e-3
 LARGEST_RATIO_ALONE, LARGEST_RESIDUAL_ALONE = 0.01, 1e-3
 
-FLAT = 1e-9
+FLAT = 1e-6
 """Root mean square below which a curve is the same in every layer."""
 
 LAUNDERING = "possible laundering:"
@@ -198,7 +198,7 @@ def _distances(first: FLOAT64, second: FLOAT64, rows_a: INT64, rows_b: INT64) ->
     apart = first[rows_a] - second[rows_b]
     residual = np.sqrt((apart * apart).sum(-1) / apart.shape[-1])
     spread = np.sqrt(spread_a[rows_a] * spread_b[rows_b])
-    known = spread > FLAT
+    known = np.minimum(spread_a[rows_a], spread_b[rows_b]) > FLAT
     return np.where(known, residual / np.where(known, spread, 1.0), math.nan), residual
 
 
