@@ -34,7 +34,7 @@ from weightprint.compare.units import LeftOut
 from weightprint.data import Bytes, Coverage, Fingerprint, SourceFile
 from weightprint.errors import Notice
 
-SCHEMA = "weightprint.index/2"
+SCHEMA = "weightprint.index/3"
 SUFFIX = ".segment"
 _MAGIC = b"weightprint.idx\n"
 _PREFIX = struct.Struct("<16sQQ32s")

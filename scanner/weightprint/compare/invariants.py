@@ -5,6 +5,8 @@ these curves over the layers, logarithms about their mean, to the rounding of st
 
 * permuting units or heads, or dimensions of the residual stream: all of them;
 * W_Q c and W_K / c, W_V c and W_O / c: ``qk`` = log sigma_Q + log sigma_K, ``vo`` likewise;
+* a factor for every head or unit of V, taken back in O: ``units``, the mean over the units of the logarithm of the
+  energy of a row of V times that of the columns of O that read it;
 * W_V A and W_O / A with any invertible A inside a head: ``q``, ``k``, ``qk``;
 * a rotation of the residual stream after the gains of the norms were multiplied into what they feed: ``o``.
 
@@ -18,12 +20,13 @@ gives. Assumed is that P(ratio <= r) falls at least as r^k below a point where i
 dimensions of a curve (layers - 1, halved since neighbouring layers are alike), 4 at most.
 
 * With a background, 20 pairs or more of the report that no evidence links: the median of their ratios is that point,
-  which copies among them hardly move. The flag is for at most one false flag in 1,000 pairs and 0.05 in a report.
-* Without one: at most one unrelated pair in 20 is taken to have a ratio below 0.2, for each of six curves; the flag is
+  which copies among them hardly move. The flag is for at most one false flag in 1,000 pairs and 0.2 in a report.
+* Without one: at most one unrelated pair in 20 is taken to have a ratio below 0.2, for each of the curves; the flag is
   for at most one false flag in 1,000 pairs, and the ratio must be 0.01 or less.
 
-In either case ratio and residual must be small themselves, and stacks equally deep. Given up: whoever changes the
-strength of each layer (V c_l, O / c_l keeps ``vo``; scales of Q without K keep nothing) or trains on afterwards.
+In either case ratio and residual must be small themselves, and stacks equally deep. Given up: values mixed while keys
+are rescaled head by head, or while the stream is rotated and gains are folded, keep no curve that a fingerprint holds;
+nor does training on.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.packed import ShapeClass
 from weightprint.compare.prepared import Prepared
 from weightprint.compare.screen import CurvePositions, centred, choose
+from weightprint.compare.stacks import UNITS
 from weightprint.data import Agreement
 
 CURVES: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +52,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "k": ("k",),
     "v": ("v",),
     "o": ("o",),
+    UNITS: (UNITS,),
 }
 """Invariants, and the roles whose logarithms they add up."""
 
@@ -55,7 +60,7 @@ FEWEST_POINTS = 4
 MOST_DIMENSIONS = 4.0
 
 FALSE_FLAGS_A_PAIR = 1e-3
-FALSE_FLAGS_A_REPORT = 0.05
+FALSE_FLAGS_A_REPORT = 0.2
 UNRELATED_RATIO, UNRELATED_SHARE = 0.2, 0.05
 """Without a background: at most this share of unrelated pairs is taken to have a smaller ratio than this."""
 
@@ -194,10 +199,12 @@ def _curve(side: _Side, stack: str, roles: Sequence[str], common: Sequence[int])
 
 def _distances(first: FLOAT64, second: FLOAT64, rows_a: INT64, rows_b: INT64) -> tuple[FLOAT64, FLOAT64]:
     """Ratio and residual of pairs of rows; nan where a curve is flat or unknown."""
-    spread_a, spread_b = (np.sqrt((curve * curve).sum(-1) / curve.shape[-1]) for curve in (first, second))
-    apart = first[rows_a] - second[rows_b]
-    residual = np.sqrt((apart * apart).sum(-1) / apart.shape[-1])
-    spread = np.sqrt(spread_a[rows_a] * spread_b[rows_b])
+    # A layer of zeros makes its curve, and what comes of it, no number.
+    with np.errstate(invalid="ignore"):
+        spread_a, spread_b = (np.sqrt((curve * curve).sum(-1) / curve.shape[-1]) for curve in (first, second))
+        apart = first[rows_a] - second[rows_b]
+        residual = np.sqrt((apart * apart).sum(-1) / apart.shape[-1])
+        spread = np.sqrt(spread_a[rows_a] * spread_b[rows_b])
     known = np.minimum(spread_a[rows_a], spread_b[rows_b]) > FLAT
     return np.where(known, residual / np.where(known, spread, 1.0), math.nan), residual
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from weightprint.compare.blocks import Codes, block_length, encode
 from weightprint.compare.selfcontrol import SelfControl, self_control
-from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
+from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of, unit_curves
 from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
 from weightprint.data import FLOAT32, Fingerprint
 
@@ -77,7 +77,7 @@ def prepare(fingerprint: Fingerprint) -> Prepared:
         fingerprint=fingerprint,
         groups=_groups(fingerprint, units.energies, stacks),
         stacks=stacks,
-        curves=curves_of(fingerprint, stacks),
+        curves=curves_of(fingerprint, stacks) | unit_curves(units.energies, stacks),
         deviations=np.sort(np.array([matrix.std for matrix in fingerprint.matrices], np.float64)).tobytes(),
         unused=units.left_out,
     )

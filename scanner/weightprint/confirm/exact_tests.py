@@ -33,7 +33,7 @@ from weightprint.confirm.reduction import HeadSpectra, Reduced
 from weightprint.data import FLOAT32, ConfirmTest
 
 ALL_PARTS = "all parts"
-ALIKE = 0.1
+ALIKE = 0.01
 """Two layers of one checkpoint count once if their heads, matched as well as can be, lie less than this part as far
 apart as any two heads of theirs do on average. The best matching, since what is asked must not depend on the order."""
 

@@ -31,7 +31,7 @@ DOUBTFUL_LOG10_P = -2.0
 
 TAKEN_BACK = "the flag of possible laundering is withdrawn: "
 
-DOUBTFUL_CLOSENESS = 0.1
+DOUBTFUL_CLOSENESS = 0.01
 """Nor are networks whose heads, in whatever order, are as near to each other as this."""
 
 

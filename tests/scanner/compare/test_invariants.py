@@ -38,12 +38,14 @@ def laundered(of: Weights, how: Change, seed: int = 0) -> Weights:
                 here = slice(start, start + WIDTH)
                 mix = generator.normal(size=(WIDTH, WIDTH))
                 v[here], o[:, here] = mix @ v[here], o[:, here] @ np.linalg.inv(mix)
-        elif how == "rescaled and permuted":
+        else:
             order = np.concatenate([start + generator.permutation(WIDTH) for start in range(0, len(v), WIDTH)])
             factor = np.exp(generator.normal())
+            own = np.ones(len(v)) if "by units" not in how else np.exp(generator.normal(size=len(v)))
+            v, o = own[:, None] * v, o / own
             v, o = factor * v[order], o[:, order] / factor
             found[stack, layer, "q"] = of[stack, layer, "q"] * factor
-            found[stack, layer, "k"] = of[stack, layer, "k"] / factor
+            found[stack, layer, "k"] = of[stack, layer, "k"] * (factor if "by units" in how else 1 / factor)
         found[stack, layer, "v"], found[stack, layer, "o"] = v, o
     return found
 
@@ -51,9 +53,10 @@ def laundered(of: Weights, how: Change, seed: int = 0) -> Weights:
 @pytest.mark.parametrize(
     ("how", "kept"),
     [
-        ("permuted", {"qk", "vo", "q", "k", "v", "o"}),
+        ("permuted", {"qk", "vo", "q", "k", "v", "o", "units"}),
         ("mixed", {"qk", "q", "k"}),
-        ("rescaled and permuted", {"qk", "vo"}),
+        ("rescaled and permuted", {"qk", "vo", "units"}),
+        ("rescaled by units and permuted", {"units"}),
     ],
 )
 def test_a_laundered_copy_is_flagged_by_the_curves_that_it_kept(how: Change, kept: set[str]) -> None:
@@ -110,15 +113,24 @@ def test_the_columns_are_those_of_single_pairs_to_the_bit() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["depth", "few", "flat", "zero"])
-def test_what_cannot_be_held_against_each_other_has_no_agreement(kind: str) -> None:
-    layers = 3 if kind == "few" else 6
-    a, b = weights(1, Shape(layers, 64, 48)), weights(2, Shape(7 if kind == "depth" else layers, 64, 48))
-    if kind == "flat":
-        a = {key: value / value.std() for key, value in a.items()}
-    if kind == "zero":
-        b = {key: 0 * value if key[1] == 2 else value for key, value in b.items()}
+@pytest.mark.parametrize(("layers", "others"), [(6, 7), (3, 3)], ids=["depth", "few"])
+def test_what_cannot_be_held_against_each_other_has_no_agreement(layers: int, others: int) -> None:
+    a, b = weights(1, Shape(layers, 64, 48)), weights(1, Shape(others, 64, 48))
     assert compare_pair(fingerprint("a", a), fingerprint("b", b)).agreement is None
+
+
+@pytest.mark.parametrize("kind", ["flat", "zero"])
+def test_curves_that_say_nothing_are_left_out(kind: str) -> None:
+    """The same standard deviation in every layer, or a layer without any."""
+    base = weights(1, SHAPE)
+    if kind == "flat":
+        base = {key: value / value.std() for key, value in base.items()}
+    else:
+        base = {key: 0 * value if key[1] == 2 else value for key, value in base.items()}
+    found = compare_pair(fingerprint("a", base), fingerprint("b", laundered(base, "permuted"))).agreement
+    assert found is not None
+    assert found.curves == ("units",)
+    assert found.points == (6 if kind == "flat" else 5)
 
 
 def columns(ratio: np.ndarray, points: int) -> Agreements:
