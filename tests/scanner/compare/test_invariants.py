@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compare.build import Shape, Weights, fingerprint, judged, model, tuned, weights
 
-from weightprint.compare import compare_all, compare_pair, judge
+from weightprint.compare import WORDS, compare_all, compare_pair, judge, words_of
 from weightprint.compare.invariants import (
     BACKGROUND_ENOUGH,
     LAUNDERING,
@@ -75,6 +75,15 @@ def test_evidence_keeps_its_word() -> None:
     found = judged(fingerprint("a", base), fingerprint("b", tuned(base, 2)))
     assert found.verdict == "shared-origin"
     assert not any(reason.startswith(LAUNDERING) for reason in found.reasons)
+
+
+def test_words_and_reasons_of_a_report_agree() -> None:
+    """The column of words, from which counts and exit codes come, says what the comparisons say."""
+    base = weights(1, SHAPE)
+    prints = [fingerprint("a", base), fingerprint("b", laundered(base, "permuted")), model("c", 2, SHAPE)]
+    found = judge(compare_all(prints, [(0, 1), (0, 2), (1, 2)]))
+    words = [WORDS[word] for word in words_of(found).tolist()]
+    assert words == [own.verdict for own in found] == ["similar-profile", "no-evidence", "no-evidence"]
 
 
 def test_unrelated_networks_are_not_flagged() -> None:
