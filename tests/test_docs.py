@@ -137,11 +137,23 @@ def test_fields_of_records_are_documented() -> None:
 
     from weightprint.compare import Family
     from weightprint.compare.families import Link
-    from weightprint.data import Bytes, MatrixStats, Screen, SourceFile, Test
+    from weightprint.data import Agreement, Bytes, ConfirmTest, MatrixStats, Screen, SourceFile, Test, UnitMatching
     from weightprint.errors import Notice
 
     documented = set(re.findall(r"`([a-z0-9_]+)`", section("JSON documents")))
-    for record in (Family, Link, Bytes, MatrixStats, Screen, SourceFile, Test, Notice):
+    for record in (
+        Family,
+        Link,
+        Agreement,
+        Bytes,
+        ConfirmTest,
+        MatrixStats,
+        Screen,
+        SourceFile,
+        Test,
+        UnitMatching,
+        Notice,
+    ):
         assert {field.name for field in fields(record)} <= documented, record
 
 

@@ -226,6 +226,52 @@ class Screen:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How well the curves that laundering keeps agree (:mod:`weightprint.compare.invariants`): the names of those that
+    do, and residual, ratio and number of points of the closest."""
+
+    curves: tuple[str, ...]
+    residual: float
+    ratio: float
+    points: int
+
+
+@dataclass(frozen=True)
+class ConfirmTest:
+    """One exact test of the weights themselves. ``blocks`` are those of an order code, ``count`` the heads that a
+    matching could leave in place; ``smallest_log10_p`` is what the best agreement would have had."""
+
+    name: str
+    statistic: int
+    blocks: int | None
+    count: int | None
+    log10_p: float
+    log10_factor: float
+    smallest_log10_p: float
+
+
+@dataclass(frozen=True)
+class UnitMatching:
+    """How many of the feed-forward's hidden units find the same partner by gate and by up: a figure without a p."""
+
+    layers: int
+    units: int
+    agreeing: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What reading the weights of a pair gave: outcome (confirmed, withdrawn, not possible), p after correction over
+    the tests made, None without any."""
+
+    outcome: str
+    tests: tuple[ConfirmTest, ...]
+    log10_p: float | None
+    reasons: tuple[str, ...]
+    unit_matching: UnitMatching | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What two fingerprints say about each other.
 
@@ -242,5 +288,6 @@ class Comparison:
     screen: Screen
     layer_map: tuple[tuple[int, int, float], ...] = ()
     reasons: tuple[str, ...] = ()
+    agreement: Agreement | None = None
     head_map: tuple[tuple[int, int, int, int, float], ...] = ()
     """(layer of a, head of a, layer of b, head of b, z), where heads are not all at the place that their layer says."""

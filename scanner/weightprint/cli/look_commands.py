@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from weightprint.cli.app import Device, DeviceOption, Json, ReadOption, app
 from weightprint.cli.console import show as show_view
 from weightprint.cli.console import write_json
 from weightprint.reading import Read
+
+if TYPE_CHECKING:
+    from weightprint.data import Checkpoint
 
 Target = Annotated[
     Path, typer.Argument(metavar="X", readable=False, help="A checkpoint, a weight file or a fingerprint file.")
@@ -25,7 +28,15 @@ Unread = Annotated[Path, typer.Argument(metavar="X", readable=False, help="A che
 
 @app.command()
 def compare(
-    a: First, b: Second, device: DeviceOption = Device.auto, read: ReadOption = Read.attention, json: Json = False
+    a: First,
+    b: Second,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="Read the weights of both and test what a change of units' order leaves."),
+    ] = False,
+    device: DeviceOption = Device.auto,
+    read: ReadOption = Read.attention,
+    json: Json = False,
 ) -> None:
     """Compare two checkpoints, fingerprint files, or one of each."""
     from weightprint.compare import compare_pair, judge
@@ -33,15 +44,37 @@ def compare(
     from weightprint.report.tables import comparison_view
     from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
 
+    checkpoints = _with_weights(a, b) if confirm else ()
     with LazyEngine(device.value) as engine:
         first, second = distinct_names(fingerprint_of(a, engine, read), fingerprint_of(b, engine, read))
     (comparison,) = judge([compare_pair(first, second)])
+    confirmation = None
+    if checkpoints:
+        from weightprint.confirm.outcome import confirm_pair, with_confirmation
+
+        confirmation = confirm_pair(*checkpoints, device.value)
+        comparison = with_confirmation(comparison, confirmation)
     if json:
-        write_json(compare_document(comparison))
+        write_json(compare_document(comparison, confirmation))
     else:
-        show_view(comparison_view(comparison))
+        show_view(comparison_view(comparison, confirmation))
     incomplete = any(fingerprint.status != "complete" for fingerprint in (first, second))
     raise typer.Exit(exits.exit_code([], None, incomplete))
+
+
+def _with_weights(a: Path, b: Path) -> tuple[Checkpoint, Checkpoint]:
+    """Two checkpoints whose weights can be read; raises UsageError E_USAGE for a fingerprint."""
+    from weightprint.errors import UsageError
+    from weightprint.fingerprint_file import is_fingerprint
+    from weightprint.gather import one_checkpoint
+
+    for path in (a, b):
+        if is_fingerprint(path):
+            message = (
+                "is a fingerprint and holds no weights; --confirm reads weights, name the checkpoint it was taken of"
+            )
+            raise UsageError("E_USAGE", message, path=path)
+    return one_checkpoint(a), one_checkpoint(b)
 
 
 @app.command()

@@ -19,6 +19,7 @@ import numpy as np
 from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.comparisons import Batch, Comparisons
 from weightprint.compare.exact import critical, log10_tail_bounds, log10_tails
+from weightprint.compare.invariants import agreements_of_classes
 from weightprint.compare.layers import MAP_LOG10_ALPHA
 from weightprint.compare.packed import INT8, Collection, ShapeClass
 from weightprint.compare.plans import CurvePlan, GridPlan, PairPlan, TestPlan, plan_pairs
@@ -106,7 +107,8 @@ def _batch(plan: PairPlan, a: ShapeClass, b: ShapeClass, pairs: Pairs, product: 
     log10_p = np.empty(statistic.shape, np.float64)
     for number, test in enumerate(plan.tests):
         log10_p[:, number] = _log10_p(statistic[:, number], test)
-    return Batch(plan, pairs.numbers, statistic, log10_p, _correlations(plan.curves, a, b, pairs))
+    agreements = agreements_of_classes(a, b, pairs.rows_a, pairs.rows_b)
+    return Batch(plan, pairs.numbers, statistic, log10_p, _correlations(plan.curves, a, b, pairs), agreements)
 
 
 def _decisive(statistic: INT64, test: TestPlan, limit: float) -> BOOL:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weightprint.compare.blocks import FLOAT64, INT64
+from weightprint.compare.invariants import Agreements, agreements_of
 from weightprint.compare.packed import Label
 from weightprint.compare.plans import PairPlan
 from weightprint.compare.stacks import CURVE_ROLES
@@ -30,7 +31,8 @@ _WORD = {word: number for number, word in enumerate(WORDS)}
 @dataclass(frozen=True)
 class Figures:
     """Columns over the pairs: places of the two names in ``table``, int64 [pairs, 2]; verdict as a place in WORDS; p of
-    the pair, corrected inside it and over the report; seed score. nan where there is none."""
+    the pair, corrected inside it and over the report; seed score; how well the invariants agree. nan where there is
+    none."""
 
     table: tuple[str, ...]
     names: INT64
@@ -38,6 +40,7 @@ class Figures:
     pair_log10_p: FLOAT64
     log10_p: FLOAT64
     scores: FLOAT64
+    agreements: Agreements
 
     def ranked(self) -> npt.NDArray[np.intp]:
         """Numbers of the pairs: strongest verdict first, then the smallest p, then by name; pairs that were not tested
@@ -51,13 +54,14 @@ class Figures:
 @dataclass(frozen=True)
 class Batch:
     """Pairs of two shapes in which nothing was found: their numbers int64 [pairs], T and log10 p [pairs, tests] of the
-    plan's tests, and r of its curves [pairs, curves]."""
+    plan's tests, r of its curves [pairs, curves], and how well the invariants agree."""
 
     plan: PairPlan
     pairs: INT64
     statistic: INT64
     log10_p: FLOAT64
     correlations: FLOAT64
+    agreements: Agreements
 
     def smallest(self) -> FLOAT64:
         """The smallest p of each pair, corrected inside it; nan without a test."""
@@ -160,22 +164,27 @@ class Comparisons(LazyComparisons):
         q, k, v, o = (roles.get(role) for role in CURVE_ROLES)
         screen = Screen(_or_none(self.figures.scores[number]), q=q, k=k, v=v, o=o)
         word = WORDS[self.figures.words[number]]
-        return Comparison(a.name, b.name, word, smallest, smallest, tests, screen, (), plan.reasons(a, b))
+        reasons, agreement = plan.reasons(a, b), self.figures.agreements.at(number)
+        return Comparison(a.name, b.name, word, smallest, smallest, tests, screen, (), reasons, agreement)
 
     def _figures(self) -> Figures:
         smallest, scores = np.full(len(self), math.nan), np.full(len(self), math.nan)
         words = np.full(len(self), _WORD["no-evidence"], np.int8)
+        agreements = Agreements.empty(len(self))
         for batch in self._batches:
             smallest[batch.pairs] = batch.smallest()
             scores[batch.pairs] = batch.scores()
+            agreements.put(batch.pairs, batch.agreements)
         words[np.isnan(smallest)] = _WORD["not-comparable"]
         for number, comparison in self._singled.items():
             smallest[number] = _or_nan(comparison.pair_log10_p)
             scores[number] = _or_nan(comparison.screen.score)
             words[number] = _WORD[comparison.verdict]
+        single = np.array(list(self._singled), np.int64)
+        agreements.put(single, agreements_of([comparison.agreement for comparison in self._singled.values()]))
         numbers: dict[str, int] = {}
         names = np.array([numbers.setdefault(label.name, len(numbers)) for label in self._labels], np.int64)
-        return Figures(tuple(numbers), names[self._pairs], words, smallest, smallest, scores)
+        return Figures(tuple(numbers), names[self._pairs], words, smallest, smallest, scores, agreements)
 
 
 def figures_of(comparisons: Sequence[Comparison]) -> Figures:
@@ -191,6 +200,7 @@ def figures_of(comparisons: Sequence[Comparison]) -> Figures:
         pair_log10_p=np.array([_or_nan(c.pair_log10_p) for c in comparisons], np.float64),
         log10_p=np.array([_or_nan(c.log10_p) for c in comparisons], np.float64),
         scores=np.array([_or_nan(c.screen.score) for c in comparisons], np.float64),
+        agreements=agreements_of([comparison.agreement for comparison in comparisons]),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from weightprint.compare.blocks import INT64
 from weightprint.compare.bulk import compare_collection
 from weightprint.compare.comparisons import Comparisons
+from weightprint.compare.invariants import agreement_of_pair
 from weightprint.compare.layers import MAP_LOG10_ALPHA, order_tests
 from weightprint.compare.packed import Label, Packed, ShapeClass, classes_of, join, label, pack
 from weightprint.compare.prepared import Prepared, prepare
@@ -51,7 +52,7 @@ def compare_pair(a: Fingerprint | Prepared, b: Fingerprint | Prepared) -> Compar
     reasons = (*why, *evidence.reasons, *gaps, *partial)
     smallest = evidence.pair_log10_p
     own = Comparison(*names, word, smallest, smallest, evidence.tests, screen, evidence.layer_map, reasons)
-    return replace(own, head_map=evidence.head_map)
+    return replace(own, head_map=evidence.head_map, agreement=agreement_of_pair(first, second))
 
 
 def compare_all(

@@ -19,7 +19,7 @@ import numpy as np
 from weightprint.compare.blocks import Codes, block_length, encode
 from weightprint.compare.experts import counted_once
 from weightprint.compare.selfcontrol import SelfControl, copied_parts, self_control
-from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of
+from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of, unit_curves
 from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
 from weightprint.data import ATTENTION_ROLES, FEED_FORWARD_ROLES, FLOAT32, Fingerprint
 
@@ -84,7 +84,7 @@ def prepare(fingerprint: Fingerprint) -> Prepared:
         fingerprint=fingerprint,
         groups=groups,
         stacks=stacks,
-        curves=curves_of(fingerprint, stacks),
+        curves=curves_of(fingerprint, stacks) | unit_curves(units.energies, stacks),
         deviations=np.sort(np.array(_deviations(fingerprint), np.float64)).tobytes(),
         unused=(*units.left_out, *repeated),
     )

@@ -7,15 +7,21 @@ correspond when they are equal or one ends in a dot and the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from weightprint.compare.blocks import FLOAT64
-from weightprint.data import ATTENTION_ROLES, Fingerprint
+from weightprint.data import ATTENTION_ROLES, FLOAT32, Fingerprint
 
 CURVE_ROLES = ("q", "k", "v", "o")
+"""Roles of the curves that the screen looks at."""
+
+UNITS = "units"
+"""Role of a curve that only invariants look at (:func:`unit_curves`)."""
+
+LARGEST_LOG = 600.0  # of an energy that can be kept as a float64
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,27 @@ def curves_of(fingerprint: Fingerprint, stacks: Sequence[Stack]) -> dict[tuple[s
     return {
         key: Curve(tuple(sorted(own)), np.array([own[position] for position in sorted(own)]))
         for key, own in points.items()
+    }
+
+
+def unit_curves(
+    energies: Mapping[tuple[str, int, str], FLOAT32], stacks: Sequence[Stack]
+) -> dict[tuple[str, str], Curve]:
+    """Curve of role UNITS of each stack: the geometric mean, over its units, of the energy of a row of V times that of
+    the columns of O that read it, float32 [units] each. Neither the order of units and heads nor any scale that V
+    gains and O loses changes it. A layer without both, or with a unit of no or no finite energy, is a hole."""
+    points: dict[str, dict[int, float]] = {}
+    first = {stack.name: stack.first for stack in stacks}
+    for (stack, layer, channel), values in energies.items():
+        other = energies.get((stack, layer, "o"))
+        if channel == "v" and other is not None and len(other) == len(values) and stack in first:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                mean = float((np.log(values.astype(np.float64)) + np.log(other.astype(np.float64))).mean())
+            if math.isfinite(mean) and abs(mean) < LARGEST_LOG:
+                points.setdefault(stack, {})[layer - first[stack]] = math.exp(mean)
+    return {
+        (stack, UNITS): Curve(tuple(sorted(own)), np.array([own[position] for position in sorted(own)]))
+        for stack, own in points.items()
     }
 
 

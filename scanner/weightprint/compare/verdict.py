@@ -1,7 +1,8 @@
 """From the comparisons of a report to their final words: Holm over all pairs tested, background of the screen, reasons.
 
 Order of the words: identical, re-encoded, shared-origin, similar-profile, no-evidence, not-comparable. A p-value alone
-makes shared-origin; the screen alone makes similar-profile, which is no evidence.
+makes shared-origin; the screen alone, or curves that laundering keeps (:mod:`weightprint.compare.invariants`), make
+similar-profile, which is no evidence.
 
 Background of a pair's score: the scores of the report's other pairs that no evidence links, neither directly nor
 through a family. The score is called high when at least 95 % of 20 or more such pairs lie below it and it is at least
@@ -21,6 +22,7 @@ from weightprint.compare.blocks import BOOL, FLOAT64, INT64
 from weightprint.compare.comparisons import WORDS, Comparisons, Figures, LazyComparisons, figures_of
 from weightprint.compare.families import components
 from weightprint.compare.holm import holm_of
+from weightprint.compare.invariants import flagged, sentence
 from weightprint.compare.packed import Label
 from weightprint.data import Comparison, Screen
 
@@ -61,7 +63,9 @@ class Judged(LazyComparisons):
         self._corrected = holm_of(figures.pair_log10_p, lost)
         self._rejected = self._corrected <= math.log10(alpha)  # nan is not
         self._report = _Report(alpha, int(np.count_nonzero(~np.isnan(self._corrected))) + lost)
-        self._background = _with_background(figures, self._rejected | (figures.words == WORDS.index("identical")))
+        outside = _outside(figures, self._rejected | (figures.words == WORDS.index("identical")))
+        self._background = _with_background(figures, outside)
+        self._flagged, self._flag_background = flagged(figures.agreements, outside)
         self._figures = replace(figures, words=self._final(figures), log10_p=self._corrected)
 
     def __len__(self) -> int:
@@ -83,7 +87,11 @@ class Judged(LazyComparisons):
             )
         corrected = float(self._corrected[number])
         value = None if math.isnan(corrected) else corrected
-        return _judged(replace(comparison, log10_p=value, screen=screen), bool(self._rejected[number]), self._report)
+        comparison = replace(comparison, log10_p=value, screen=screen)
+        flag = None
+        if self._flagged[number] and comparison.agreement is not None:
+            flag = sentence(comparison.agreement, self._flag_background)
+        return _judged(comparison, bool(self._rejected[number]), self._report, flag)
 
     def _final(self, figures: Figures) -> npt.NDArray[np.int8]:
         """The words of :func:`_judged`, of all pairs."""
@@ -91,7 +99,8 @@ class Judged(LazyComparisons):
         high = (figures.scores >= HIGH_SCORE) & (number >= BACKGROUND_ENOUGH) & (percentile >= HIGH_PERCENTILE)
         untested = np.isnan(self._corrected)
         was = [figures.words == WORDS.index(word) for word in ("identical", "re-encoded")]
-        cases = [was[0], self._rejected & was[1], self._rejected, high, ~untested, untested]
+        similar = high | self._flagged
+        cases = [was[0], self._rejected & was[1], self._rejected, similar, ~untested, untested]
         return np.select(cases, range(len(WORDS)), 0).astype(np.int8)
 
 
@@ -101,7 +110,7 @@ def judge(comparisons: Sequence[Comparison], alpha: float = ALPHA, lost: int = 0
     return Judged(comparisons, alpha, lost)
 
 
-def _judged(comparison: Comparison, rejected: bool, report: _Report) -> Comparison:
+def _judged(comparison: Comparison, rejected: bool, report: _Report, flag: str | None) -> Comparison:
     high = _high(comparison.screen)
     own = list(comparison.reasons)
     if comparison.verdict == "identical":
@@ -119,9 +128,10 @@ def _judged(comparison: Comparison, rejected: bool, report: _Report) -> Comparis
             else _no_rejection(comparison, report)
         )
         fallback = "not-comparable" if comparison.log10_p is None else "no-evidence"
-        word = "similar-profile" if high else fallback
+        similar = [why for why in (flag, high) if why]
+        word = "similar-profile" if similar else fallback
         unjudged = _not_judged(comparison.screen)
-        reasons = [*([high] if high else []), order, *([unjudged] if unjudged else []), *own]
+        reasons = [*similar, order, *([unjudged] if unjudged else []), *own]
     return replace(comparison, verdict=word, reasons=tuple(reasons))
 
 
@@ -166,14 +176,19 @@ def _not_judged(screen: Screen) -> str | None:
     )
 
 
-def _with_background(figures: Figures, linked: BOOL) -> _Background:
-    """What each pair's score is held against; equal scores count half, its own is left out."""
+def _outside(figures: Figures, linked: BOOL) -> BOOL:
+    """Which pairs no evidence links, neither directly nor through a family."""
     family = components((int(a), int(b)) for a, b in figures.names[linked])
     root_of = np.full(figures.names.max(initial=-1) + 1, -1)
     for name, root in family.items():
         root_of[name] = root
     roots = root_of[figures.names]
-    outside = ~np.isnan(figures.scores) & ((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))
+    return np.asarray((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))
+
+
+def _with_background(figures: Figures, unlinked: BOOL) -> _Background:
+    """What each pair's score is held against; equal scores count half, its own is left out."""
+    outside = ~np.isnan(figures.scores) & unlinked
     scores = np.sort(figures.scores[outside])
     number = np.where(np.isnan(figures.scores), 0, len(scores) - outside)
     below = np.searchsorted(scores, figures.scores, "left")

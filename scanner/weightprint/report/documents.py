@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from weightprint.compare import WORDS, Family, words_of
-from weightprint.data import Comparison, Coverage, Fingerprint, Screen, Test
+from weightprint.data import Agreement, Comparison, Confirmation, Coverage, Fingerprint, Screen, Test
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
 from weightprint.index import matrix_figures
@@ -25,6 +25,7 @@ REFERENCES_SCHEMA = "weightprint.references/1"
 
 MOST_IN_A_LIST = 20_000
 _TEST_FIELDS = tuple(field.name for field in fields(Test))
+_AGREEMENT_FIELDS = tuple(field.name for field in fields(Agreement))
 _SCREEN_FIELDS = tuple(field.name for field in fields(Screen))
 
 CAVEAT = (
@@ -125,6 +126,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "pair_log10_p": comparison.pair_log10_p,
         "tests": [_plain(test, _TEST_FIELDS) for test in comparison.tests],
         "screen": screen_document(comparison.screen),
+        "agreement": _agreement(comparison.agreement),
         "layer_map": [list(entry) for entry in comparison.layer_map],
         "head_map": [list(entry) for entry in comparison.head_map],
         "reasons": list(comparison.reasons),
@@ -159,9 +161,24 @@ def pair_documents(comparisons: Sequence[Comparison]) -> Sequence[dict[str, Any]
     return many if len(many) > MOST_IN_A_LIST else list(many)
 
 
-def compare_document(comparison: Comparison) -> dict[str, Any]:
-    """``compare --json``."""
-    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), "caveat": CAVEAT}
+def compare_document(comparison: Comparison, confirmation: Confirmation | None = None) -> dict[str, Any]:
+    """``compare --json``; with ``--confirm`` what reading the weights gave stands in ``confirm``."""
+    confirm = {} if confirmation is None else {"confirm": confirmation_document(confirmation)}
+    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), **confirm, "caveat": CAVEAT}
+
+
+def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
+    """What reading the weights of a pair gave."""
+    return {
+        "outcome": confirmation.outcome,
+        "tests": [
+            {key: value for key, value in asdict(test).items() if value is not None} for test in confirmation.tests
+        ],
+        "p_value": p_value(confirmation.log10_p),
+        "log10_p": confirmation.log10_p,
+        "unit_matching": None if confirmation.unit_matching is None else asdict(confirmation.unit_matching),
+        "reasons": list(confirmation.reasons),
+    }
 
 
 def p_value(log10_p: float | None) -> float | None:
@@ -174,6 +191,12 @@ def p_value(log10_p: float | None) -> float | None:
 def screen_document(screen: Screen) -> dict[str, Any]:
     """Seed score, per role and mean, with its percentile among the report's unlinked pairs."""
     return _plain(screen, _SCREEN_FIELDS)
+
+
+def _agreement(agreement: Agreement | None) -> dict[str, Any] | None:
+    if agreement is None:
+        return None
+    return {**_plain(agreement, _AGREEMENT_FIELDS), "curves": list(agreement.curves)}
 
 
 def _plain(record: object, names: Sequence[str]) -> dict[str, Any]:

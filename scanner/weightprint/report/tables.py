@@ -11,7 +11,7 @@ from rich.text import Text
 
 from weightprint.compare import WORDS, figures_of, prepare, words_of
 from weightprint.compare.copies import copies_of
-from weightprint.data import Comparison, Fingerprint, MatrixStats
+from weightprint.data import Comparison, Confirmation, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
 from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, summary
@@ -122,8 +122,8 @@ def _of_them(number: int) -> str:
     return f" ({number} of them not complete)" if number else ""
 
 
-def comparison_view(comparison: Comparison) -> RenderableType:
-    """One pair in full: verdict, reasons, tests, screen, layer map."""
+def comparison_view(comparison: Comparison, confirmation: Confirmation | None = None) -> RenderableType:
+    """One pair in full: verdict, reasons, tests, what reading the weights gave, screen, layer map."""
     head = Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict])
     if comparison.log10_p is not None:
         head = Text.assemble(head, f"   p {p_text(comparison.log10_p)} (corrected)")
@@ -151,6 +151,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
                 f"{test.log10_factor:.2f}",
             )
         parts.append(table)
+    parts += [] if confirmation is None else _confirmation_parts(confirmation)
     screen = comparison.screen
     parts.append(
         Text(
@@ -170,6 +171,28 @@ def comparison_view(comparison: Comparison) -> RenderableType:
         parts.append(Text(f"head map ({len(comparison.head_map)} heads, layer.head): {shown}"))
     parts.append(Text(CAVEAT, style="dim"))
     return Group(*parts)
+
+
+def _confirmation_parts(confirmation: Confirmation) -> Iterator[RenderableType]:
+    """What reading the weights gave: outcome, tests, the matching of units, what could not be tested."""
+    yield Text(f"confirm: {confirmation.outcome}", style="bold")
+    if confirmation.tests:
+        table = Table(box=None, header_style="bold")
+        table.add_column("test of the weights")
+        for column in ("statistic", "of", "log10 p", "log10 factor"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for test in confirmation.tests:
+            size = f"{test.blocks} blocks" if test.count is None else f"{test.count} heads"
+            figures = (f"{test.log10_p:.1f}", f"{test.log10_factor:.2f}")
+            table.add_row(Text(printable(test.name)), str(test.statistic), size, *figures)
+        yield table
+    matching = confirmation.unit_matching
+    if matching is not None:
+        yield Text(
+            f"{matching.agreeing} of {matching.units} hidden units in {_count(matching.layers, 'layer')} find the same "
+            "partner by gate and by up (a figure, no proof)"
+        )
+    yield from (Text(printable(f"  {reason}")) for reason in confirmation.reasons)
 
 
 def fingerprint_view(fingerprint: Fingerprint) -> RenderableType:

@@ -42,6 +42,7 @@ LAYERS, PAIR, SAME, SCREEN, STACKS = "layers", "pair", "sameness", "screen", "st
 VERDICT, FAMILIES, COMPARISONS, HEADS = "verdict", "families", "comparisons", "heads"
 EXPERTS, MEETING, BLOCKS_OF = "experts", "meeting", "feed_forward_channels"
 BULK, PACKED, PLANS, PRODUCTS, FUSED = "bulk", "packed", "plans", "products", "fused"
+INVARIANTS = "invariants"
 
 BIG_INTEGERS = "test_up_to_many_blocks_against_big_integers"
 SPOILT = "test_spoilt_block_is_dropped_on_both_sides"
@@ -131,7 +132,7 @@ FAULTS = [
     Fault("part-of-a-name", STACKS, 'a.endswith(f".{b}")', "a.endswith(b)", STACKS, "test_names_correspond_up_to_a_prefix", {"a": "myencoder.layer", "b": "encoder.layer", "same": False}),
     Fault("no-holm", VERDICT, "self._corrected = holm_of(figures.pair_log10_p, lost)", "self._corrected = figures.pair_log10_p", VERDICT, "test_one_pair_of_many_pays_for_all", {"pairs": 12, "word": "no-evidence"}),
     Fault("screen-is-evidence", VERDICT, "    elif rejected:", "    elif rejected or (high and comparison.tests):", VERDICT, "test_similar_profile_is_no_evidence_and_joins_no_family"),
-    Fault("family-in-the-background", VERDICT, "((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))", "True", SCREEN, "test_background_holds_no_linked_pair"),
+    Fault("family-in-the-background", VERDICT, "((roots[:, 0] == -1) | (roots[:, 0] != roots[:, 1]))", "(np.full(len(roots), True))", SCREEN, "test_background_holds_no_linked_pair"),
     Fault("own-score-in-the-background", VERDICT, "0, len(scores) - outside)", "0, len(scores))", SCREEN, "test_percentile_among_the_other_pairs"),
     Fault("power-too-small", VERDICT, "math.ceil(log10_p)", "math.floor(log10_p)", VERDICT, "test_power_of_ten_is_never_below_p", {"log10_p": -6.2}),
     Fault("stale-reason", VERDICT, 'own = own[1:] if comparison.verdict == "re-encoded" else own', "own = own", VERDICT, "test_re_encoded_falls_with_its_test"),
@@ -179,6 +180,12 @@ FAULTS = [
     Fault("unread-is-different", SAME, "if len(lacking) != 1:", "if True:", BLOCKS_OF, "test_the_same_weights_read_further_on_one_side"),
     Fault("blocks-not-covered", PAIR, "if _blocks(a) != _blocks(b):", "if False:", BLOCKS_OF, "test_blocks_that_were_trained_on_are_not_identical"),
     Fault("names-not-ranked", COMPARISONS, "np.lexsort((b, a, ", "np.lexsort((", COMPARISONS, "test_words_are_those_of_the_comparisons"),
+    Fault("copies-hide-a-copy", INVARIANTS, "float(np.median(agreements.ratio[known]))", "float(np.min(agreements.ratio[known]))", INVARIANTS, "test_copies_in_the_background_do_not_hide_a_copy"),
+    Fault("own-ratio-in-the-background", INVARIANTS, "number > BACKGROUND_ENOUGH:  # one", "number >= BACKGROUND_ENOUGH:  # one", INVARIANTS, "test_a_small_background_is_none", {"others": 19}),
+    Fault("few-layers-are-enough", INVARIANTS, "np.clip((points - 1) / 2, 0.5, MOST_DIMENSIONS)", "np.full(points.shape, MOST_DIMENSIONS)", INVARIANTS, "test_few_layers_need_more"),
+    Fault("likeness-is-agreement", INVARIANTS, "LARGEST_RATIO_ALONE, LARGEST_RESIDUAL_ALONE = 0.01, 1e-3", "LARGEST_RATIO_ALONE, LARGEST_RESIDUAL_ALONE, UNRELATED_RATIO = 0.5, 0.5, 9.0", INVARIANTS, "test_likeness_to_some_percents_is_no_agreement"),
+    Fault("units-scaled-apart", STACKS, "+ np.log(other.astype(np.float64))).mean()", "- np.log(other.astype(np.float64))).mean()", INVARIANTS, "test_a_laundered_copy_is_flagged_by_the_curves_that_it_kept", {"how": "rescaled by units and permuted", "kept": {"units"}}),
+    Fault("flag-dropped-from-the-word", VERDICT, "similar = high | self._flagged", "similar = high", INVARIANTS, "test_words_and_reasons_of_a_report_agree"),
 ]  # fmt: skip
 
 

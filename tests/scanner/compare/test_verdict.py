@@ -30,9 +30,10 @@ def rounded(of: Weights) -> Weights:
 
 
 def like(of: Weights, seed: int) -> Weights:
-    """Independent weights with the standard deviations of another model."""
+    """Independent weights with nearly the standard deviations of another model."""
     noise = weights(seed, SHAPE)
-    return {key: value / value.std() * of[key].std() for key, value in noise.items()}
+    wobble = np.random.default_rng(seed)
+    return {key: value / value.std() * of[key].std() * (1 + 0.02 * wobble.normal()) for key, value in noise.items()}
 
 
 @cache
@@ -69,7 +70,7 @@ def test_every_word_is_reached(word: str) -> None:
         ("identical", r"every stored statistic of 20 matrices is equal to the last bit", None),
         ("re-encoded", r"standard deviations and unit energies agree within the rounding of storage", SAME_SEED),
         ("shared-origin", r"independent initialisation is rejected: p <= 1e-\d+ after correction over 5", SAME_SEED),
-        ("similar-profile", r"the seed score 1\.000 lies above.*a screen and no evidence", None),
+        ("similar-profile", r"the seed score [01]\.\d+ lies above.*a screen and no evidence", None),
         ("no-evidence", r"independent initialisation is not rejected at 1e-06: p = [\d.e-]+ after", None),
         ("not-comparable", r"no test of the order of units could be made", OTHER_HEADS),
     ],
@@ -82,7 +83,7 @@ def test_reasons(word: str, first: str, also: str | None) -> None:
 
 def test_the_screen_s_word_says_what_the_order_says() -> None:
     found = one_of_each()["similar-profile"]
-    assert found.screen.score == pytest.approx(1.0)
+    assert found.screen.score == pytest.approx(1.0, abs=0.02)
     assert found.log10_p is not None
     assert found.log10_p > -2
     assert re.match("independent initialisation is not rejected", found.reasons[1])
