@@ -60,9 +60,11 @@ def moe(name: str, energies: Energies, seed: int = 0, **changes: object) -> Fing
 def test_every_channel_is_tested_and_paid_for() -> None:
     pair = compare_pair(moe("a", independent(1), 1), moe("b", independent(2), 2))
     parts = {"v": "heads", "o": "heads", "gate": "experts", "up": "experts", "down": "experts"}
-    names = [f"{channel} {how}" for channel, part in parts.items() for how in ("whole", "layers", part)]
+    names = [f"{channel} {how}" for channel, part in parts.items() for how in ("whole", "layers", part, f"matched {part}")]
     assert [test.name for test in pair.tests] == names
-    assert {round(10**test.log10_factor) for test in pair.tests} == {15, 15 * 9, 15 * 3 * 4 * 4}
+    paid = {"whole": 1, "layers": 9, "heads": 3 * 4 * 4, "experts": 3 * 4 * 4, "matched": 2 * 4 ** (3 * 4)}
+    for test in pair.tests:
+        assert test.log10_factor == pytest.approx(np.log10(20 * float(paid[test.name.split()[1]])))
     assert {test.blocks for test in pair.tests if test.name == "gate whole"} == {LAYERS * EXPERTS * WIDTH // 8}
     assert pair.reasons == ()
 
@@ -179,7 +181,9 @@ def test_experts_made_out_of_a_dense_block_are_found_beside_it() -> None:
     pair = judged(moe("dense", dense, 1), moe("experts", experts, 2))
     assert pair.verdict == "shared-origin"
     assert [entry[:2] for entry in pair.layer_map] == [(layer, layer) for layer in range(LAYERS)]
-    assert {test.name for test in pair.tests if test.log10_p < -15} == {f"{role} experts" for role in ROLES}
+    assert {test.name for test in pair.tests if test.log10_p < -15} == {
+        f"{role} {what}" for role in ROLES for what in ("experts", "matched experts")
+    }
 
 
 def test_the_same_weights_read_further_on_one_side() -> None:
