@@ -436,9 +436,10 @@ def test_a_high_score_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     segment = stored_of(found[0]).segment  # type: ignore[union-attr]
     (own,) = segment.classes
     # The curves of the suspect itself, a little noisy: the highest score there can be.
-    matrices = sorted(SUSPECT.matrices, key=lambda matrix: (matrix.role, matrix.layer))
     points = own.points.copy()
-    points[4] = [matrix.std * (1 + 1e-6 * number) for number, matrix in enumerate(matrices)]
+    for number, matrix in enumerate(SUSPECT.matrices):
+        place = own.shape.curve_start(matrix.stack, matrix.role) + matrix.layer
+        points[4, place] = matrix.std * (1 + 1e-6 * number)
     object.__setattr__(own, "points", points)
     assert against_all(found) == expected(tmp_path / "store")
     assert not any(pair.screen.score and pair.screen.score > 0.99 for pair in against_all(found))

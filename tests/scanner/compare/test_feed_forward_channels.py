@@ -60,7 +60,9 @@ def moe(name: str, energies: Energies, seed: int = 0, **changes: object) -> Fing
 def test_every_channel_is_tested_and_paid_for() -> None:
     pair = compare_pair(moe("a", independent(1), 1), moe("b", independent(2), 2))
     parts = {"v": "heads", "o": "heads", "gate": "experts", "up": "experts", "down": "experts"}
-    names = [f"{channel} {how}" for channel, part in parts.items() for how in ("whole", "layers", part, f"matched {part}")]
+    names = [
+        f"{channel} {how}" for channel, part in parts.items() for how in ("whole", "layers", part, f"matched {part}")
+    ]
     assert [test.name for test in pair.tests] == names
     paid = {"whole": 1, "layers": 9, "heads": 3 * 4 * 4, "experts": 3 * 4 * 4, "matched": 2 * 4 ** (3 * 4)}
     for test in pair.tests:

@@ -50,6 +50,7 @@ PAIR = {
         **{"background_percentile": FIGURE, "background_pairs": int},
     },
     **{"layer_map": [[(int, float)]], "head_map": [[(int, float)]], "reasons": [str]},
+    "agreement": (dict, type(None)),
 }
 CHECKPOINT = {
     **{"name": str, "path": str, "status": str, "code": TEXT_OR_NULL, "reason": TEXT_OR_NULL, "fresh": bool},
