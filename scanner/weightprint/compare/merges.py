@@ -14,7 +14,7 @@ independent it is 0 where M lies between the two, and above 0 else. Three kinds,
   each other than what passes through M.
 
 Errors are those of the jackknife that leaves out one layer. Bounded work: of every member at most NEAREST best linked
-neighbours of its shape, and NEAREST_APART that are not linked with the best of them; casts of each other count once.
+neighbours of its shape, and NEAREST_APART that are not linked with the best of them; identical ones count once.
 
 Given up: merges of three and more, merges of other shapes, weights that differ from layer to layer. Not told apart: a
 checkpoint on the straight way of one training run between two others, or one trained on what both were trained on.
@@ -23,13 +23,13 @@ checkpoint on the straight way of one training run between two others, or one tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from weightprint.compare.blocks import FLOAT64
+from weightprint.compare.blocks import BOOL, FLOAT64
 from weightprint.compare.collider import LIMIT, Triangle, triangle
 from weightprint.compare.families import Family, Link, Merge, Parent, components
 from weightprint.compare.merge_figures import Products, about, products, shape_key
@@ -46,6 +46,8 @@ _LOG10_ALPHA = -6.0
 _SHARES = (0.1, 0.9)
 _LEAST_EXPLAINED = 0.7
 _LEAST_COEFFICIENT = 0.25
+_MOST_COEFFICIENT = 0.9
+_MOST_TOGETHER = 1.2
 _LEAST_Z = 8.0
 _MOST_ALIKE = 0.75
 _FEWEST_LAYERS = 3
@@ -60,12 +62,13 @@ Load = Callable[[str], Prepared | None]
 
 @dataclass(frozen=True)
 class _Hood:
-    """A member, its neighbours, and which of these are linked with each other [neighbours, neighbours]."""
+    """A member, its neighbours, and which pairs of these are linked with each other, or are casts of each other."""
 
     middle: Prepared
     names: tuple[str, ...]
     sides: tuple[Prepared, ...]
     linked: frozenset[tuple[int, int]]
+    recast: frozenset[tuple[int, int]]
     figures: Products
 
     def apart(self, i: int, j: int) -> bool:
@@ -85,11 +88,42 @@ def _of_family(family: Family, load: Load) -> Iterator[Merge]:
     links: dict[str, dict[str, Link]] = {name: {} for name in family.members}
     for link in family.evidence:
         links[link.a][link.b] = links[link.b][link.a] = link
-    same = components((link.a, link.b) for link in family.evidence if link.verdict in ("identical", "re-encoded"))
-    for name in family.members:
-        hood = _hood(name, links, same, load)
-        if hood is not None and (merge := _merge(name, hood)) is not None:
+    same = components((link.a, link.b) for link in family.evidence if link.verdict == "identical")
+    hoods = ((name, _hood(name, links, same, load)) for name in family.members)
+    found = {}
+    open_hoods = []
+    for name, hood in hoods:
+        if hood is None or len(hood.figures.energies) < _FEWEST_LAYERS:
+            continue
+        merge = _straight(name, hood) or _of_unrelated(name, hood)
+        if merge is None:
+            open_hoods.append((name, hood))
+        else:
+            found[name] = merge
+    for name, hood in open_hoods:
+        merge = _of_fine_tunes(name, hood, found)
+        if merge is not None:
             yield merge
+    yield from (_to_the_ends(merge, found) for merge in found.values())
+
+
+def _to_the_ends(merge: Merge, found: Mapping[str, Merge]) -> Merge:
+    """Several merges of one pair lie on one line. Where one parent is itself such a merge of the other parent and a
+    third, the ends of the line are meant, though the far one may be too far to be linked."""
+    for own, other in (merge.parents, merge.parents[::-1]):
+        between = found.get(own.name)
+        if between is None or other.name not in {parent.name for parent in between.parents}:
+            continue
+        far = next(parent for parent in between.parents if parent.name != other.name)
+        if far.name == merge.member or far.name in found:
+            continue
+        weight = own.weight * far.weight
+        error = math.hypot(own.weight_error * far.weight, own.weight * far.weight_error)
+        ends = (Parent(far.name, None, weight, error), Parent(other.name, other.partial_z, 1 - weight, error))
+        parents = tuple(sorted(ends, key=lambda parent: (-parent.weight, parent.name)))
+        how = f"by way of {own.name}, which lies on the same line"
+        return Merge(merge.member, parents, between.kind, f"{how}: {merge.reason}")
+    return merge
 
 
 def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str, str], load: Load) -> _Hood | None:
@@ -97,7 +131,6 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
     key = None if middle is None else shape_key(middle)
     if middle is None or key is None:
         return None
-    stored = {matrix.dtype for matrix in middle.fingerprint.matrices}
     chosen: dict[str, Prepared] = {}
     best: str | None = None
     near = apart = 0
@@ -108,10 +141,7 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
         fitting = {other: side for other in alike if (side := load(other)) is not None and shape_key(side) == key}
         if not fitting:
             continue
-        # Of casts of each other, the one stored as M is.
-        other = min(
-            fitting, key=lambda other: ({m.dtype for m in fitting[other].fingerprint.matrices} != stored, other)
-        )
+        other = min(fitting)
         chosen[other] = fitting[other]
         best = best or other
         apart += alone
@@ -119,8 +149,13 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
     if len(chosen) < 2:
         return None
     names, sides = tuple(chosen), tuple(chosen.values())
-    linked = frozenset((i, j) for i, a in enumerate(names) for j, b in enumerate(names) if b in links[a])
-    return _Hood(middle, names, sides, linked, products(middle, sides))
+    pairs = {(i, j): links[a][b] for i, a in enumerate(names) for j, b in enumerate(names) if b in links[a]}
+    recast = frozenset(pair for pair, link in pairs.items() if link.verdict != "shared-origin")
+    return _Hood(middle, names, sides, frozenset(pairs), recast, products(middle, sides))
+
+
+def _stored(side: Prepared) -> set[str]:
+    return {matrix.dtype for matrix in side.fingerprint.matrices}
 
 
 def _strength(link: Link) -> float:
@@ -128,18 +163,12 @@ def _strength(link: Link) -> float:
 
 
 def _classes(name: str, links: Mapping[str, Link], same: Mapping[str, str]) -> list[list[str]]:
-    """The neighbours of a member, best linked first, those together that are casts of each other; not its own casts."""
+    """The neighbours of a member, best linked first, those together that are identical; not those identical to it."""
     classes: dict[str, list[str]] = {}
     for other in sorted(links, key=lambda other: (_strength(links[other]), other)):
         classes.setdefault(same.get(other, other), []).append(other)
     classes.pop(same.get(name, name), None)
     return list(classes.values())
-
-
-def _merge(name: str, hood: _Hood) -> Merge | None:
-    if len(hood.figures.energies) < _FEWEST_LAYERS:
-        return None
-    return _straight(name, hood) or _of_unrelated(name, hood) or _of_fine_tunes(name, hood)
 
 
 def _straight(name: str, hood: _Hood) -> Merge | None:
@@ -160,20 +189,28 @@ def _straight(name: str, hood: _Hood) -> Merge | None:
         & (apart | (_correlation(energies)[upper] <= _ENERGIES_ANTIPARALLEL))
     )
     limit = _LOG10_ALPHA - math.log10(max(len(i), 1))
-    for at in sorted(np.flatnonzero(fitting).tolist(), key=lambda at: float(straight[at])):
-        if log10_antiparallel(float(straight[at]), hood.figures.matrices) > limit:
-            continue
-        a, b = int(i[at]), int(j[at])
-        weight, error = _best_share(hood.figures, a, b, bool(apart[at]))
-        order = triangle(hood.middle, hood.sides[a], hood.sides[b])
-        kind = "of unrelated" if apart[at] else "linear"
-        parents = _parents(hood, (a, b), (weight, 1 - weight), (error, error), order)
-        reason = (
-            f"the means of all {hood.figures.matrices} matrices lie between those of the two, up to the rounding of "
-            f"storage (correlation of the differences {straight[at]:.3f}, {left[at]:.1f} deviations left)"
-        )
-        return Merge(name, parents, kind, f"{reason}; {NOT_TOLD_APART}")
-    return None
+    bounds = np.array([log10_antiparallel(r, hood.figures.matrices) for r in straight.tolist()])
+    found = np.flatnonzero(fitting & (bounds <= limit)).tolist()
+    if not found:
+        return None
+    # Merges of one pair lie on one line: its ends are meant. Casts of one parent are as far; the one stored as M is.
+    least = min(left[at] for at in found)
+    squares = np.diag(means)
+    width = np.log(np.maximum(squares[i] + squares[j] - 2 * means[upper], 1e-300))
+    recast = np.array([_stored(side) != _stored(hood.middle) for side in hood.sides])
+    at = min(
+        (at for at in found if left[at] <= 1.5 * least + 0.2),
+        key=lambda at: (-round(float(width[at]), 1), int(recast[i[at]]) + int(recast[j[at]]), float(left[at])),
+    )
+    a, b = int(i[at]), int(j[at])
+    weight, error = _best_share(hood.figures, a, b, bool(apart[at]))
+    order = triangle(hood.middle, hood.sides[a], hood.sides[b])
+    parents = _parents(hood, (a, b), (weight, 1 - weight), (error, error), order)
+    reason = (
+        f"the means of all {hood.figures.matrices} matrices lie between those of the two, up to the rounding of "
+        f"storage (correlation of the differences {straight[at]:.3f}, {left[at]:.1f} deviations left)"
+    )
+    return Merge(name, parents, "of unrelated" if apart[at] else "linear", f"{reason}; {NOT_TOLD_APART}")
 
 
 def _of_unrelated(name: str, hood: _Hood) -> Merge | None:
@@ -213,42 +250,51 @@ class _Fit:
     explained: float
 
 
-def _of_fine_tunes(name: str, hood: _Hood) -> Merge | None:
-    """Not linear: with some member as the base, M goes a part of the way of two others at once."""
-    best: tuple[float, int, int, int, _Fit, Triangle | None] | None = None
-    for base in range(len(hood.names)):
-        seen = about(hood.figures.energies, base)
-        for i, j in _promising(seen.sum(axis=0), base):
-            fit = _regression(seen, i, j)
-            if fit is None or fit.explained < _LEAST_EXPLAINED:
+def _of_fine_tunes(name: str, hood: _Hood, merges: Container[str]) -> Merge | None:
+    """Not linear: with some member as the base, M goes a part of the way of two others at once, in energies and in
+    means. Members that are merges themselves are neither base nor parents."""
+    best: tuple[int, int, int, _Fit] | None = None
+    usable = [at for at, other in enumerate(hood.names) if other not in merges]
+    for base in usable:
+        seen, means = about(hood.figures.energies, base), about(hood.figures.means, base)
+        together = _pulled_together(seen.sum(axis=0)) & _pulled_together(means.sum(axis=0))
+        for i, j in np.argwhere(together).tolist():
+            if base in (i, j) or i not in usable or j not in usable:
                 continue
-            pairs = zip(fit.coefficients, fit.errors, strict=True)
-            if any(value < max(_LEAST_COEFFICIENT, _LEAST_Z * error) for value, error in pairs):
+            if hood.recast & {(base, i), (base, j), (i, j)}:
                 continue
-            if best is None or fit.explained > best[0]:
-                order = triangle(hood.middle, hood.sides[i], hood.sides[j])
-                best = (fit.explained, base, i, j, fit, order)
+            fit, other = _regression(seen, i, j), _regression(means, i, j)
+            if fit is None or other is None or not (_partly(fit) and min(other.coefficients) > 0):
+                continue
+            if best is None or fit.explained > best[3].explained:
+                best = (base, i, j, fit)
     if best is None:
         return None
-    explained, base, i, j, fit, order = best
+    base, i, j, fit = best
+    order = triangle(hood.middle, hood.sides[i], hood.sides[j])
     parents = _parents(hood, (i, j), fit.coefficients, fit.errors, order)
     reason = (
-        f"seen from {hood.names[base]}, {explained:.0%} of what its unit energies changed is what those of the two "
-        f"changed; not linear, as merges that trim are; {NOT_TOLD_APART}"
+        f"seen from {hood.names[base]}, {fit.explained:.0%} of what its unit energies changed is a part of what those "
+        f"of the two changed; not linear, as merges that trim are; {NOT_TOLD_APART}"
     )
     return Merge(name, parents, "of fine-tunes", reason)
 
 
-def _promising(total: FLOAT64, base: int) -> Iterator[tuple[int, int]]:
-    """Pairs that parted at the base and between which M pulls together: products about the base, M last."""
-    last = len(total) - 1
-    norms = np.sqrt(np.maximum(np.diag(total), 1e-300))
-    r = total / np.outer(norms, norms)
-    through = np.outer(r[last], r[last])
-    fitting = np.triu((r < through) & (np.abs(r) <= _MOST_ALIKE), 1)
-    fitting[[base, last], :] = False
-    fitting[:, [base, last]] = False
-    return ((int(i), int(j)) for i, j in np.argwhere(fitting))
+def _partly(fit: _Fit) -> bool:
+    """Whether a fit is that of a part of two ways: a sum of both in full looks the same from each of its corners."""
+    sure = all(
+        _LEAST_COEFFICIENT <= value <= _MOST_COEFFICIENT and value >= _LEAST_Z * error
+        for value, error in zip(fit.coefficients, fit.errors, strict=True)
+    )
+    return sure and fit.explained >= _LEAST_EXPLAINED and sum(fit.coefficients) <= _MOST_TOGETHER
+
+
+def _pulled_together(total: FLOAT64) -> BOOL:
+    """Pairs that parted at the base and agree less than what passes through M: products about the base, M last. The
+    upper triangle [members, members]."""
+    r = _correlation(total)[:-1, :-1]
+    of_middle = _correlation(total)[-1, :-1]
+    return np.asarray(np.triu((r < np.outer(of_middle, of_middle)) & (np.abs(r) <= _MOST_ALIKE), 1))
 
 
 def _regression(layers: FLOAT64, i: int, j: int) -> _Fit | None:
