@@ -19,12 +19,21 @@ ROLES = ("q", "k", "v", "o", "q_a", "q_b", "kv_a", "kv_b", "o_a", "o_b")
 
 
 @dataclass(frozen=True)
+class Declared:
+    """An origin that a checkpoint's own files name: ``source`` is the file, ``name`` what stands there."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint on disk; nothing of its weight files has been read yet.
 
     ``files`` are the weight files to read, in order, as found (links not resolved). ``weight_map`` is the shard index
     (tensor -> file) or None. ``config`` is the parsed config.json, empty when absent or unusable. ``set_aside`` says
     of every other file that looks like weights why it is not read. ``notices`` are the faults found so far.
+    ``declared`` are the origins that files beside the weights name.
     """
 
     name: str
@@ -34,6 +43,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     set_aside: tuple[tuple[Path, str], ...] = ()
     notices: tuple[Notice, ...] = ()
+    declared: tuple[Declared, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,7 @@ class Fingerprint:
     notices: tuple[Notice, ...] = ()
     backend: str = ""
     tool_version: str = ""
+    declared: tuple[Declared, ...] = ()
 
 
 @dataclass(frozen=True)

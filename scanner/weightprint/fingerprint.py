@@ -132,6 +132,7 @@ def _fingerprint(
         notices=tuple(notices),
         backend=backend,
         tool_version=__version__,
+        declared=checkpoint.declared,
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
+from weightprint.data import Bytes, Coverage, Declared, Fingerprint, MatrixStats, SourceFile
 from weightprint.errors import Notice, StoreError
 from weightprint.formats.opened import is_file
 
@@ -37,6 +37,7 @@ _MATRIX_FIELDS = tuple(field.name for field in fields(MatrixStats))
 
 def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
     """The fingerprint as the JSON document of ``show --json``, without energies. Figures that do not exist are null."""
+    declared = [asdict(own) for own in fingerprint.declared]
     return {
         "schema": f"{SCHEMA}/{VERSION}",
         "name": fingerprint.name,
@@ -55,6 +56,8 @@ def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
         "notices": [asdict(notice) for notice in fingerprint.notices],
         "backend": fingerprint.backend,
         "tool_version": fingerprint.tool_version,
+        # Absent where nothing is declared, as in the files of older versions.
+        **({"declared": declared} if declared else {}),
     }
 
 
@@ -177,6 +180,7 @@ def _from_document(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[A
         notices=notices,
         backend=document["backend"],
         tool_version=document["tool_version"],
+        declared=tuple(Declared(**own) for own in document.get("declared", ())),
     )
 
 

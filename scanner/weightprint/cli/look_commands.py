@@ -25,7 +25,8 @@ Unread = Annotated[Path, typer.Argument(metavar="X", readable=False, help="A che
 @app.command()
 def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json = False) -> None:
     """Compare two checkpoints, fingerprint files, or one of each."""
-    from weightprint.compare import compare_pair, judge
+    from weightprint.compare import compare_pair, judge, prepare
+    from weightprint.compare.direction import directions
     from weightprint.report.documents import compare_document
     from weightprint.report.tables import comparison_view
     from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
@@ -33,10 +34,11 @@ def compare(a: First, b: Second, device: DeviceOption = Device.auto, json: Json 
     with LazyEngine(device.value) as engine:
         first, second = distinct_names(fingerprint_of(a, engine), fingerprint_of(b, engine))
     (comparison,) = judge([compare_pair(first, second)])
+    found = directions([comparison], {own.name: prepare(own) for own in (first, second)}.get)
     if json:
-        write_json(compare_document(comparison))
+        write_json(compare_document(comparison, found))
     else:
-        show_view(comparison_view(comparison))
+        show_view(comparison_view(comparison, found.get((comparison.a, comparison.b))))
     incomplete = any(fingerprint.status != "complete" for fingerprint in (first, second))
     raise typer.Exit(exits.exit_code([], None, incomplete))
 

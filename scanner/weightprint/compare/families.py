@@ -40,12 +40,13 @@ class Parent:
 @dataclass(frozen=True)
 class Merge:
     """A member that looks like a merge of two others: a candidate, never a verdict. ``kind`` is "linear", "of
-    unrelated" or "of fine-tunes"."""
+    unrelated" or "of fine-tunes"; ``exact`` says that it lies between these very two up to the rounding of storage."""
 
     member: str
     parents: tuple[Parent, ...]
     kind: str
     reason: str
+    exact: bool = False
 
 
 @dataclass(frozen=True)

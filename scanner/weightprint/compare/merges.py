@@ -112,7 +112,9 @@ def _to_the_ends(merge: Merge, found: Mapping[str, Merge]) -> Merge:
     third, the ends of the line are meant, though the far one may be too far to be linked."""
     for own, other in (merge.parents, merge.parents[::-1]):
         between = found.get(own.name)
-        if between is None or other.name not in {parent.name for parent in between.parents}:
+        if not (merge.exact and between is not None and between.exact) or other.name not in {
+            parent.name for parent in between.parents
+        }:
             continue
         far = next(parent for parent in between.parents if parent.name != other.name)
         if far.name == merge.member or far.name in found:
@@ -122,7 +124,7 @@ def _to_the_ends(merge: Merge, found: Mapping[str, Merge]) -> Merge:
         ends = (Parent(far.name, None, weight, error), Parent(other.name, other.partial_z, 1 - weight, error))
         parents = tuple(sorted(ends, key=lambda parent: (-parent.weight, parent.name)))
         how = f"by way of {own.name}, which lies on the same line"
-        return Merge(merge.member, parents, between.kind, f"{how}: {merge.reason}")
+        return Merge(merge.member, parents, between.kind, f"{how}: {merge.reason}", exact=True)
     return merge
 
 
@@ -210,7 +212,7 @@ def _straight(name: str, hood: _Hood) -> Merge | None:
         f"the means of all {hood.figures.matrices} matrices lie between those of the two, up to the rounding of "
         f"storage (correlation of the differences {straight[at]:.3f}, {left[at]:.1f} deviations left)"
     )
-    return Merge(name, parents, "of unrelated" if apart[at] else "linear", f"{reason}; {NOT_TOLD_APART}")
+    return Merge(name, parents, "of unrelated" if apart[at] else "linear", f"{reason}; {NOT_TOLD_APART}", exact=True)
 
 
 def _of_unrelated(name: str, hood: _Hood) -> Merge | None:

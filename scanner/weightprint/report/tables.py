@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from weightprint.compare import WORDS, figures_of, words_of
+from weightprint.compare.direction import Direction
+from weightprint.compare.families import Merge
 from weightprint.data import Comparison, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -49,6 +51,8 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
             yield Text(f"and {more} without a finding or beyond this table: --out FILE.csv has them all")
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
+        yield from (Text(f"  {printable(merge_line(merge))}") for merge in family.merges)
+    yield from (Text(printable(line)) for line in lineage_lines(report))
     yield from _troubles(report.outcomes)
     yield from _troubles(report.references, "reference ")
     yield from (Text(printable(notice.line())) for notice in report.notices)
@@ -118,7 +122,26 @@ def _of_them(number: int) -> str:
     return f" ({number} of them not complete)" if number else ""
 
 
-def comparison_view(comparison: Comparison) -> RenderableType:
+def merge_line(merge: Merge) -> str:
+    """A merge candidate: its parents with their shares."""
+    parents = " and ".join(f"{p.weight:.2f} \u00b1 {p.weight_error:.2f} {p.name}" for p in merge.parents)
+    return f"merge candidate ({merge.kind}): {merge.member} of {parents}"
+
+
+def lineage_lines(report: Report) -> Iterator[str]:
+    """Directions that a cue states, and declared origins that what was found agrees with or contradicts."""
+    stated = [direction for direction in report.directions.values() if direction.older is not None]
+    for direction in stated[:MOST_ROWS]:
+        yield f"direction: {direction.older} is older than {direction.younger}: {'; '.join(direction.cues)}"
+    if len(stated) > MOST_ROWS:
+        yield f"and {_count(len(stated) - MOST_ROWS, 'more direction')}: --out FILE.json has them all"
+    for name, findings in report.declared.items():
+        for finding in findings:
+            if finding.finding != "silent":
+                yield f"declared: {name} names {finding.name} ({finding.source}): {finding.finding}: {finding.reason}"
+
+
+def comparison_view(comparison: Comparison, direction: Direction | None = None) -> RenderableType:
     """One pair in full: verdict, reasons, tests, screen, layer map."""
     head = Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict])
     if comparison.log10_p is not None:
@@ -158,6 +181,9 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     if comparison.layer_map:
         what = ", ".join(f"{a}->{b}" for a, b, _ in moved) if moved else "layer by layer, in the same order"
         parts.append(Text(f"layer map ({len(comparison.layer_map)} layers): {what}"))
+    if direction is not None:
+        stated = f"{direction.older} is older than {direction.younger}: {'; '.join(direction.cues)}"
+        parts.append(Text(printable(f"direction: {direction.reason or stated}")))
     parts.append(Text(CAVEAT, style="dim"))
     return Group(*parts)
 
