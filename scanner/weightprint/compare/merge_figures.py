@@ -36,11 +36,12 @@ ShapeKey = tuple[object, ...]
 @dataclass(frozen=True)
 class Products:
     """Inner products of the vectors by layer: ``energies`` and ``means`` [layers, n + 1, n + 1], the checkpoint
-    in question last; ``matrices`` how many means there are."""
+    in question last; ``matrices`` and ``units`` how many means and energies there are."""
 
     energies: FLOAT64
     means: FLOAT64
     matrices: int
+    units: int
 
 
 def shape_key(side: Prepared) -> ShapeKey | None:
@@ -74,7 +75,8 @@ def products(middle: Prepared, members: Sequence[Prepared]) -> Products:
     means = np.array([[matrix.mean for matrix in _sorted(side)] for side in sides]) / noise
     own_layers = [(matrix.stack, matrix.layer) for matrix in matrices]
     chosen = [[at for at, own in enumerate(own_layers) if own == layer] for layer in sorted(set(own_layers))]
-    return Products(energies, np.stack([means[:, at] @ means[:, at].T for at in chosen]), len(matrices))
+    by_layer_means = np.stack([means[:, at] @ means[:, at].T for at in chosen])
+    return Products(energies, by_layer_means, len(matrices), sum(group.energies.size for group in middle.groups))
 
 
 def about(layers: FLOAT64, origin: int) -> FLOAT64:

@@ -10,8 +10,8 @@ independent it is 0 where M lies between the two, and above 0 else. Three kinds,
 * of unrelated: the parents are not linked, and their orders agree less than what passes through M
   (:mod:`weightprint.compare.collider`); the parents themselves, or relatives of them.
 * of fine-tunes: not linear (TIES, DARE). With a third member B as origin, energies of M are explained by those of two
-  that parted from B (R^2 >= 0.7, each coefficient at least 0.25 and 8 standard errors), and the two agree less with
-  each other than what passes through M.
+  that parted from B (R^2 >= 0.7, coefficients from 0.25 to 0.9, each 8 standard errors, 1.2 at most together), and
+  the two agree less with each other than what passes through M (partial correlation 6 deviations below zero).
 
 Errors are those of the jackknife that leaves out one layer. Bounded work: of every member at most NEAREST best linked
 neighbours of its shape, and NEAREST_APART that are not linked with the best of them; identical ones count once.
@@ -50,6 +50,7 @@ _MOST_COEFFICIENT = 0.9
 _MOST_TOGETHER = 1.2
 _LEAST_Z = 8.0
 _MOST_ALIKE = 0.75
+_COLLIDER_Z = 6.0
 _FEWEST_LAYERS = 3
 
 NOT_TOLD_APART = (
@@ -69,7 +70,13 @@ class _Hood:
     sides: tuple[Prepared, ...]
     linked: frozenset[tuple[int, int]]
     recast: frozenset[tuple[int, int]]
+    twins: Mapping[str, Sequence[str]]
     figures: Products
+
+    def same_weights(self, *parents: int) -> str:
+        """What is said of parents that others are identical to."""
+        found = [(self.names[at], self.twins[self.names[at]]) for at in parents if self.twins[self.names[at]]]
+        return "".join(f"; {name} is identical to {', '.join(others[:3])}" for name, others in found)
 
     def apart(self, i: int, j: int) -> bool:
         """Whether no evidence links two neighbours."""
@@ -134,6 +141,7 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
     if middle is None or key is None:
         return None
     chosen: dict[str, Prepared] = {}
+    twins: dict[str, Sequence[str]] = {}
     best: str | None = None
     near = apart = 0
     for alike in _classes(name, links[name], same):
@@ -145,6 +153,7 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
             continue
         other = min(fitting)
         chosen[other] = fitting[other]
+        twins[other] = [own for own in alike if own != other]
         best = best or other
         apart += alone
         near += not alone
@@ -153,7 +162,7 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
     names, sides = tuple(chosen), tuple(chosen.values())
     pairs = {(i, j): links[a][b] for i, a in enumerate(names) for j, b in enumerate(names) if b in links[a]}
     recast = frozenset(pair for pair, link in pairs.items() if link.verdict != "shared-origin")
-    return _Hood(middle, names, sides, frozenset(pairs), recast, products(middle, sides))
+    return _Hood(middle, names, sides, frozenset(pairs), recast, twins, products(middle, sides))
 
 
 def _stored(side: Prepared) -> set[str]:
@@ -211,6 +220,7 @@ def _straight(name: str, hood: _Hood) -> Merge | None:
     reason = (
         f"the means of all {hood.figures.matrices} matrices lie between those of the two, up to the rounding of "
         f"storage (correlation of the differences {straight[at]:.3f}, {left[at]:.1f} deviations left)"
+        f"{hood.same_weights(a, b)}"
     )
     return Merge(name, parents, "of unrelated" if apart[at] else "linear", f"{reason}; {NOT_TOLD_APART}", exact=True)
 
@@ -238,7 +248,7 @@ def _of_unrelated(name: str, hood: _Hood) -> Merge | None:
     reason = (
         f"its order of units agrees with both (r {order.first:.2f} and {order.second:.2f}), theirs with each other "
         f"less than what passes through it (r {order.between:.2f}, z {order.z:.1f}), which no line of descent does; "
-        "parents or relatives of them; a candidate, not a verdict"
+        f"parents or relatives of them; a candidate, not a verdict{hood.same_weights(i, j)}"
     )
     return Merge(name, parents, "of unrelated", reason)
 
@@ -259,7 +269,7 @@ def _of_fine_tunes(name: str, hood: _Hood, merges: Container[str]) -> Merge | No
     usable = [at for at, other in enumerate(hood.names) if other not in merges]
     for base in usable:
         seen, means = about(hood.figures.energies, base), about(hood.figures.means, base)
-        together = _pulled_together(seen.sum(axis=0)) & _pulled_together(means.sum(axis=0))
+        together = _pulled_together(seen.sum(axis=0), hood.figures.units) & _pulled_together(means.sum(axis=0))
         for i, j in np.argwhere(together).tolist():
             if base in (i, j) or i not in usable or j not in usable:
                 continue
@@ -277,7 +287,7 @@ def _of_fine_tunes(name: str, hood: _Hood, merges: Container[str]) -> Merge | No
     parents = _parents(hood, (i, j), fit.coefficients, fit.errors, order)
     reason = (
         f"seen from {hood.names[base]}, {fit.explained:.0%} of what its unit energies changed is a part of what those "
-        f"of the two changed; not linear, as merges that trim are; {NOT_TOLD_APART}"
+        f"of the two changed, parents or relatives of them; not linear, as merges that trim are; {NOT_TOLD_APART}"
     )
     return Merge(name, parents, "of fine-tunes", reason)
 
@@ -291,12 +301,16 @@ def _partly(fit: _Fit) -> bool:
     return sure and fit.explained >= _LEAST_EXPLAINED and sum(fit.coefficients) <= _MOST_TOGETHER
 
 
-def _pulled_together(total: FLOAT64) -> BOOL:
+def _pulled_together(total: FLOAT64, units: int | None = None) -> BOOL:
     """Pairs that parted at the base and agree less than what passes through M: products about the base, M last. The
-    upper triangle [members, members]."""
+    upper triangle [members, members]. Of so many ``units`` the partial correlation must be _COLLIDER_Z deviations
+    below zero, which is what it is where M lies between the two."""
     r = _correlation(total)[:-1, :-1]
     of_middle = _correlation(total)[-1, :-1]
-    return np.asarray(np.triu((r < np.outer(of_middle, of_middle)) & (np.abs(r) <= _MOST_ALIKE), 1))
+    free = np.sqrt(np.maximum(1 - of_middle**2, 1e-12))
+    partial = (r - np.outer(of_middle, of_middle)) / np.outer(free, free)
+    limit = 0.0 if units is None else -_COLLIDER_Z / math.sqrt(units)
+    return np.asarray(np.triu((partial < limit) & (np.abs(r) <= _MOST_ALIKE), 1))
 
 
 def _regression(layers: FLOAT64, i: int, j: int) -> _Fit | None:
