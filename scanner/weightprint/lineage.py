@@ -152,6 +152,8 @@ def _finding(
     def says(finding: str, matched: str | None, reason: str) -> DeclaredFinding:
         return DeclaredFinding(declared.source, declared.name, matched, finding, reason)
 
+    if matches(declared.name, {own.name: name_keys(own)}):
+        return says("silent", None, "that is its own name")
     fitting = list(pairs)
     agreeing = next((name for name in fitting if pairs[name].verdict in EVIDENCE), None)
     if agreeing is not None:
