@@ -109,14 +109,16 @@ def _of_adapter(path: Path) -> list[str]:
 def _head(path: Path) -> str:
     """The first bytes of a regular file as text; nothing where there is none, or where it is no text."""
     try:
+        # Without waiting, so that a pipe costs nothing.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError):
         return ""
-    with os.fdopen(handle, "rb") as file:
-        try:
-            content = file.read(MOST_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
-        except OSError:
-            return ""
+    try:
+        content = os.read(handle, MOST_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
     # The last character may be cut.
     return "" if b"\0" in content else content.decode("utf-8", errors="replace")
 

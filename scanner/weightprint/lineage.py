@@ -132,9 +132,10 @@ def name_keys(fingerprint: Fingerprint) -> tuple[str, ...]:
 
 
 def matches(declared: str, others: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """The checkpoints that a declared name may mean: by the whole of it where any fits so, else by its last part."""
-    wanted = declared.strip("/").casefold()
-    for tail in dict.fromkeys((wanted, wanted.rsplit("/", 1)[-1])):
+    """The checkpoints that a declared name may mean: by the whole of it where any fits so, else by as many of its last
+    parts as fit one."""
+    parts = [part for part in declared.casefold().split("/") if part]
+    for tail in ("/".join(parts[start:]) for start in range(len(parts))):
         fitting = [name for name, keys in others.items() if any(f"/{key}".endswith(f"/{tail}") for key in keys)]
         if fitting:
             return fitting
