@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from weightprint.compare.invariants import LAUNDERING
-from weightprint.confirm.outcome import confirm_pair
 
 from lineage_parts.truth import Held, Truth
 from weightprint.compare.families import EVIDENCE
+from weightprint.compare.invariants import LAUNDERING
+from weightprint.confirm.outcome import confirm_pair
 from weightprint.gather import one_checkpoint
 from weightprint.scan import Report
 

@@ -25,12 +25,21 @@ ROLES = ATTENTION_ROLES + FEED_FORWARD_ROLES
 
 
 @dataclass(frozen=True)
+class Declared:
+    """An origin that a checkpoint's own files name: ``source`` is the file, ``name`` what stands there."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint on disk; nothing of its weight files has been read yet.
 
     ``files`` are the weight files to read, in order, as found (links not resolved). ``weight_map`` is the shard index
     (tensor -> file) or None. ``config`` is the parsed config.json, empty when absent or unusable. ``set_aside`` says
     of every other file that looks like weights why it is not read. ``notices`` are the faults found so far.
+    ``declared`` are the origins that files beside the weights name.
     """
 
     name: str
@@ -40,6 +49,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     set_aside: tuple[tuple[Path, str], ...] = ()
     notices: tuple[Notice, ...] = ()
+    declared: tuple[Declared, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,7 @@ class Fingerprint:
     backend: str = ""
     tool_version: str = ""
     feed_forward: Coverage | None = None
+    declared: tuple[Declared, ...] = ()
 
 
 @dataclass(frozen=True)

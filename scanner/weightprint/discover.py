@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from weightprint.data import Checkpoint
+from weightprint.declared import read_declared
 from weightprint.errors import CheckpointError, Notice, UsageError
 from weightprint.formats.notices import fold
 from weightprint.formats.opened import is_directory
@@ -231,7 +232,8 @@ def _checkpoint(name: str, path: Path, weights: WeightSet, set_aside: Aside) -> 
     files = tuple(file for file in weights.files if file not in unusable)
     notices = [*weights.missing, *unusable.values()]
     config: dict[str, Any] = {}
-    config_path = (path if is_directory(path) else path.parent) / "config.json"
+    directory = path if is_directory(path) else path.parent
+    config_path = directory / "config.json"
     if os.path.lexists(config_path):
         try:
             config = read_json_object(config_path, "E_CONFIG_INVALID", MAX_CONFIG)
@@ -240,4 +242,5 @@ def _checkpoint(name: str, path: Path, weights: WeightSet, set_aside: Aside) -> 
     weight_map = weights.weight_map
     if weight_map is not None:
         weight_map = {tensor: file for tensor, file in weight_map.items() if file not in unusable}
-    return Checkpoint(name, path, files, weight_map, config, set_aside, fold(notices))
+    declared = read_declared(directory, config, name)
+    return Checkpoint(name, path, files, weight_map, config, set_aside, fold(notices), declared)

@@ -142,6 +142,7 @@ def _fingerprint(
         backend=backend,
         tool_version=__version__,
         feed_forward=structure.understanding.feed_forward if structure else None,
+        declared=checkpoint.declared,
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightprint.data import Bytes, Coverage, Fingerprint, MatrixStats, SourceFile
+from weightprint.data import Bytes, Coverage, Declared, Fingerprint, MatrixStats, SourceFile
 from weightprint.errors import Notice, StoreError
 from weightprint.formats.opened import is_file
 from weightprint.reading import Read
@@ -38,6 +38,7 @@ _MATRIX_FIELDS = tuple(field.name for field in fields(MatrixStats))
 
 def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
     """The fingerprint as the JSON document of ``show --json``, without energies. Figures that do not exist are null."""
+    declared = [asdict(own) for own in fingerprint.declared]
     return {
         "schema": f"{SCHEMA}/{VERSION}",
         "name": fingerprint.name,
@@ -57,6 +58,8 @@ def to_document(fingerprint: Fingerprint) -> dict[str, Any]:
         "backend": fingerprint.backend,
         "tool_version": fingerprint.tool_version,
         **_feed_forward_document(fingerprint.feed_forward),
+        # Absent where nothing is declared, as in the files of older versions.
+        **({"declared": declared} if declared else {}),
     }
 
 
@@ -192,6 +195,7 @@ def _from_document(document: dict[str, Any], tensors: Mapping[str, npt.NDArray[A
         feed_forward=None
         if blocks is None
         else _coverage(blocks, tuple(by_key[_key(e)] for e in blocks["not_understood"])),
+        declared=tuple(Declared(**own) for own in document.get("declared", ())),
     )
 
 

@@ -31,7 +31,7 @@ from weightprint import __version__
 from weightprint.compare.packed import INT8, DamagedCodes, Shape, ShapeClass, word_sums
 from weightprint.compare.prepared import GroupShape
 from weightprint.compare.units import LeftOut
-from weightprint.data import Bytes, Coverage, Fingerprint, SourceFile
+from weightprint.data import Bytes, Coverage, Declared, Fingerprint, SourceFile
 from weightprint.errors import Notice
 
 SCHEMA = "weightprint.index/3"
@@ -236,6 +236,7 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
         "sources": [[s.name, s.size, s.mtime_ns, s.format, s.header_digest] for s in light.sources],
         "bytes": [light.bytes.files, light.bytes.selected, light.bytes.read],
         "notices": [[n.code, n.reason, n.path, n.tensor] for n in light.notices],
+        "declared": [[own.source, own.name] for own in light.declared],
         "unused": [[left.stack, left.layers, left.why, left.channel] for left in entry.unused],
         "matrices": [entry.matrices, entry.non_finite, list(entry.dtypes)],
     }
@@ -274,6 +275,7 @@ def _entry(document: dict[str, Any]) -> Entry:
             backend=backend,
             tool_version=tool_version,
             feed_forward=_blocks(document["feed_forward"], notices),
+            declared=tuple(Declared(*own) for own in document["declared"]),
         ),
         unused=tuple(LeftOut(*left) for left in document["unused"]),
         matrices=matrices,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,9 @@ import numpy as np
 
 from weightprint import store as stores
 from weightprint.attention_part import attention_part
-from weightprint.compare import ALPHA, Family, families
+from weightprint.compare import ALPHA, Family
 from weightprint.compare.copies import Copies
+from weightprint.compare.direction import Direction, Pair
 from weightprint.compare.verdict import Judged
 from weightprint.data import Checkpoint, Comparison, Fingerprint, SourceFile
 from weightprint.errors import DeviceError, Notice, StoreError, UsageError, WeightprintError
@@ -28,6 +29,7 @@ from weightprint.fingerprint import Structure, fingerprint_from, read_structure,
 from weightprint.fingerprint_file import is_fingerprint, read_fingerprint
 from weightprint.gather import Sources, gather_references, gather_scanned, one_checkpoint
 from weightprint.index import stored_of
+from weightprint.lineage import DeclaredFinding, lineage
 from weightprint.match import match
 from weightprint.reading import Read
 
@@ -73,7 +75,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished scan. ``outcomes`` are the checkpoints of the scanned paths, ``references`` those compared with."""
+    """A finished scan. ``outcomes`` are the checkpoints of the scanned paths, ``references`` those compared with;
+    ``directions`` are by the two names of a pair, ``declared`` origins by the checkpoint's name."""
 
     outcomes: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
@@ -83,6 +86,8 @@ class Report:
     seconds: float
     alpha: float
     backend: str
+    directions: Mapping[Pair, Direction] = field(default_factory=dict)
+    declared: Mapping[str, tuple[DeclaredFinding, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,15 +157,18 @@ def scan(options: ScanOptions, watch: Watch = lambda step: None) -> Report:
     mine = tuple(outcome for outcome in named if not outcome.reference)
     theirs = tuple(outcome for outcome in named if outcome.reference)
     comparisons, theirs, unread = _compare_readable(mine, theirs, options)
+    found = lineage(comparisons, [outcome.fingerprint for outcome in (*mine, *theirs)])
     return Report(
         outcomes=tuple(replace(own, copies=label.copies) for own, label in zip(mine, comparisons.labels, strict=False)),
         references=theirs,
         comparisons=comparisons,
-        families=tuple(families(comparisons)),
+        families=found.families,
         notices=(*scanned.notices, *references.notices, *unread, *(o.unsaved for o in outcomes if o.unsaved)),
         seconds=time.monotonic() - started,
         alpha=options.alpha,
         backend=backend,
+        directions=found.directions,
+        declared=found.declared,
     )
 
 
@@ -212,8 +220,11 @@ def _begin(checkpoint: Checkpoint, options: ScanOptions, engine: LazyEngine) -> 
 
 def _finish(begun: _Begun, options: ScanOptions, free: float) -> Outcome:
     """``free`` is when the checkpoint before it was finished: the time up to then was that one's."""
-    fingerprint = begun.result()
-    unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not begun.fresh else None
+    found = begun.result()
+    # A README that changed needs no weight to be read again.
+    fingerprint = replace(found, declared=begun.checkpoint.declared)
+    known = begun.fresh and found.declared == fingerprint.declared
+    unsaved = _save(options.store, fingerprint) if fingerprint.matrices and not known else None
     return Outcome(
         fingerprint=replace(fingerprint, name=begun.checkpoint.name),
         seconds=time.monotonic() - max(begun.started, free),

@@ -39,7 +39,8 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare two checkpoints, fingerprint files, or one of each."""
-    from weightprint.compare import compare_pair, judge
+    from weightprint.compare import compare_pair, judge, prepare
+    from weightprint.compare.direction import directions
     from weightprint.report.documents import compare_document
     from weightprint.report.tables import comparison_view
     from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
@@ -48,6 +49,7 @@ def compare(
     with LazyEngine(device.value) as engine:
         first, second = distinct_names(fingerprint_of(a, engine, read), fingerprint_of(b, engine, read))
     (comparison,) = judge([compare_pair(first, second)])
+    found = directions([comparison], {own.name: prepare(own) for own in (first, second)}.get)
     confirmation = None
     if checkpoints:
         from weightprint.confirm.outcome import confirm_pair, with_confirmation
@@ -55,9 +57,9 @@ def compare(
         confirmation = confirm_pair(*checkpoints, device.value)
         comparison = with_confirmation(comparison, confirmation)
     if json:
-        write_json(compare_document(comparison, confirmation))
+        write_json(compare_document(comparison, found, confirmation))
     else:
-        show_view(comparison_view(comparison, confirmation))
+        show_view(comparison_view(comparison, found.get((comparison.a, comparison.b)), confirmation))
     incomplete = any(fingerprint.status != "complete" for fingerprint in (first, second))
     raise typer.Exit(exits.exit_code([], None, incomplete))
 

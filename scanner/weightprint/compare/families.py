@@ -27,11 +27,35 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """One parent of a merge candidate: its share with an error bar of one standard deviation, and z of its order of
+    units with the merge's, given the other parent."""
+
+    name: str
+    partial_z: float | None
+    weight: float
+    weight_error: float
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A member that looks like a merge of two others: a candidate, never a verdict. ``kind`` is "linear", "of
+    unrelated" or "of fine-tunes"; ``exact`` says that it lies between these very two up to the rounding of storage."""
+
+    member: str
+    parents: tuple[Parent, ...]
+    kind: str
+    reason: str
+    exact: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
-    """One connected component: names in order, and the pairs that join them."""
+    """One connected component: names in order, the pairs that join them, and which members may be merges of others."""
 
     members: tuple[str, ...]
     evidence: tuple[Link, ...]
+    merges: tuple[Merge, ...] = ()
 
 
 def families(comparisons: Sequence[Comparison]) -> tuple[Family, ...]:

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 from weightprint.compare import WORDS, Family, words_of
+from weightprint.compare.direction import Direction, Pair
 from weightprint.data import Agreement, Comparison, Confirmation, Coverage, Fingerprint, Screen, Test
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -24,6 +26,8 @@ FORECAST_SCHEMA = "weightprint.forecast/1"
 REFERENCES_SCHEMA = "weightprint.references/1"
 
 MOST_IN_A_LIST = 20_000
+Directions = Mapping[Pair, Direction]
+NO_DIRECTIONS: Directions = MappingProxyType({})
 _TEST_FIELDS = tuple(field.name for field in fields(Test))
 _AGREEMENT_FIELDS = tuple(field.name for field in fields(Agreement))
 _SCREEN_FIELDS = tuple(field.name for field in fields(Screen))
@@ -39,9 +43,12 @@ def report_document(report: Report) -> dict[str, Any]:
     """``scan --json``."""
     return {
         "schema": REPORT_SCHEMA,
-        "checkpoints": [outcome_document(outcome) for outcome in report.outcomes],
+        "checkpoints": [
+            {**outcome_document(outcome), "declared": declared_documents(report, outcome.fingerprint.name)}
+            for outcome in report.outcomes
+        ],
         "references": [outcome_document(outcome) for outcome in report.references],
-        "pairs": pair_documents(report.comparisons),
+        "pairs": pair_documents(report.comparisons, report.directions),
         "families": [family_document(family) for family in report.families],
         "summary": summary(report),
         "notices": [notice_document(notice) for notice in report.notices],
@@ -105,6 +112,11 @@ def coverage_document(coverage: Coverage | None) -> dict[str, int] | None:
     return None if coverage is None else {"found": coverage.found, "understood": coverage.understood}
 
 
+def declared_documents(report: Report, name: str) -> list[dict[str, Any]]:
+    """The origins that a checkpoint declares, and what was found of each."""
+    return [asdict(finding) for finding in report.declared.get(name, ())]
+
+
 def set_aside_document(set_aside: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
     """Weight-like files of a checkpoint that are not read, and why."""
     return [{"path": str(path), "reason": reason} for path, reason in set_aside]
@@ -115,8 +127,10 @@ def notice_document(notice: Notice) -> dict[str, Any]:
     return asdict(notice)
 
 
-def comparison_document(comparison: Comparison) -> dict[str, Any]:
+def comparison_document(comparison: Comparison, directions: Directions = NO_DIRECTIONS) -> dict[str, Any]:
     """One pair: ``compare --json`` and each entry of a report's pairs."""
+    direction = directions.get((comparison.a, comparison.b))
+    why_none = [] if direction is None or direction.reason is None else [direction.reason]
     return {
         "a": comparison.a,
         "b": comparison.b,
@@ -129,15 +143,24 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "agreement": _agreement(comparison.agreement),
         "layer_map": [list(entry) for entry in comparison.layer_map],
         "head_map": [list(entry) for entry in comparison.head_map],
-        "reasons": list(comparison.reasons),
+        "direction": direction_document(direction),
+        "reasons": [*comparison.reasons, *why_none],
     }
+
+
+def direction_document(direction: Direction | None) -> dict[str, Any] | None:
+    """Which of a pair is older, and the cues; None where nothing says so or cues disagree."""
+    if direction is None or direction.older is None:
+        return None
+    return {"older": direction.older, "younger": direction.younger, "cues": list(direction.cues)}
 
 
 class PairDocuments(Sequence[dict[str, Any]]):
     """The documents of many pairs, each made when it is looked at."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], directions: Directions = NO_DIRECTIONS) -> None:
         self._comparisons = comparisons
+        self._directions = directions
 
     def __len__(self) -> int:
         return len(self._comparisons)
@@ -148,23 +171,27 @@ class PairDocuments(Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
-            return [comparison_document(comparison) for comparison in self._comparisons[index]]
-        return comparison_document(self._comparisons[index])
+            return [comparison_document(comparison, self._directions) for comparison in self._comparisons[index]]
+        return comparison_document(self._comparisons[index], self._directions)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(comparison_document, self._comparisons)
+        return (comparison_document(comparison, self._directions) for comparison in self._comparisons)
 
 
-def pair_documents(comparisons: Sequence[Comparison]) -> Sequence[dict[str, Any]]:
+def pair_documents(
+    comparisons: Sequence[Comparison], directions: Directions = NO_DIRECTIONS
+) -> Sequence[dict[str, Any]]:
     """The documents of all pairs: a list, unless it would take gigabytes."""
-    many = PairDocuments(comparisons)
+    many = PairDocuments(comparisons, directions)
     return many if len(many) > MOST_IN_A_LIST else list(many)
 
 
-def compare_document(comparison: Comparison, confirmation: Confirmation | None = None) -> dict[str, Any]:
+def compare_document(
+    comparison: Comparison, directions: Directions = NO_DIRECTIONS, confirmation: Confirmation | None = None
+) -> dict[str, Any]:
     """``compare --json``; with ``--confirm`` what reading the weights gave stands in ``confirm``."""
     confirm = {} if confirmation is None else {"confirm": confirmation_document(confirmation)}
-    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison), **confirm, "caveat": CAVEAT}
+    return {"schema": COMPARE_SCHEMA, **comparison_document(comparison, directions), **confirm, "caveat": CAVEAT}
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:

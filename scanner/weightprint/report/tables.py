@@ -11,6 +11,8 @@ from rich.text import Text
 
 from weightprint.compare import WORDS, figures_of, prepare, words_of
 from weightprint.compare.copies import copies_of
+from weightprint.compare.direction import Direction
+from weightprint.compare.families import Merge
 from weightprint.data import Comparison, Confirmation, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -51,6 +53,8 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
             yield Text(f"and {more} without a finding or beyond this table: --out FILE.csv has them all")
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
+        yield from (Text(f"  {printable(merge_line(merge))}") for merge in family.merges)
+    yield from (Text(printable(line)) for line in lineage_lines(report))
     for outcome in report.outcomes:
         yield from (Text(printable(own.sentence(outcome.fingerprint.name))) for own in outcome.copies)
     yield from _troubles(report.outcomes)
@@ -122,7 +126,28 @@ def _of_them(number: int) -> str:
     return f" ({number} of them not complete)" if number else ""
 
 
-def comparison_view(comparison: Comparison, confirmation: Confirmation | None = None) -> RenderableType:
+def merge_line(merge: Merge) -> str:
+    """A merge candidate: its parents with their shares."""
+    parents = " and ".join(f"{p.weight:.2f} \u00b1 {p.weight_error:.2f} {p.name}" for p in merge.parents)
+    return f"merge candidate ({merge.kind}): {merge.member} of {parents}"
+
+
+def lineage_lines(report: Report) -> Iterator[str]:
+    """Directions that a cue states, and declared origins that what was found agrees with or contradicts."""
+    stated = [direction for direction in report.directions.values() if direction.older is not None]
+    for direction in stated[:MOST_ROWS]:
+        yield f"direction: {direction.older} is older than {direction.younger}: {'; '.join(direction.cues)}"
+    if len(stated) > MOST_ROWS:
+        yield f"and {_count(len(stated) - MOST_ROWS, 'more direction')}: --out FILE.json has them all"
+    for name, findings in report.declared.items():
+        for finding in findings:
+            if finding.finding != "silent":
+                yield f"declared: {name} names {finding.name} ({finding.source}): {finding.finding}: {finding.reason}"
+
+
+def comparison_view(
+    comparison: Comparison, direction: Direction | None = None, confirmation: Confirmation | None = None
+) -> RenderableType:
     """One pair in full: verdict, reasons, tests, what reading the weights gave, screen, layer map."""
     head = Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict])
     if comparison.log10_p is not None:
@@ -169,6 +194,9 @@ def comparison_view(comparison: Comparison, confirmation: Confirmation | None = 
             f" and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else ""
         )
         parts.append(Text(f"head map ({len(comparison.head_map)} heads, layer.head): {shown}"))
+    if direction is not None:
+        stated = f"{direction.older} is older than {direction.younger}: {'; '.join(direction.cues)}"
+        parts.append(Text(printable(f"direction: {direction.reason or stated}")))
     parts.append(Text(CAVEAT, style="dim"))
     return Group(*parts)
 

@@ -6,9 +6,11 @@ from fingerprints import small_fingerprint
 
 from weightprint.compare import Family
 from weightprint.compare.copies import Copies
-from weightprint.compare.families import Link
+from weightprint.compare.direction import Direction
+from weightprint.compare.families import Link, Merge, Parent
 from weightprint.data import Comparison, Fingerprint, Screen, Test
 from weightprint.errors import Notice
+from weightprint.lineage import DeclaredFinding
 from weightprint.scan import Outcome, Report
 
 VERDICTS = ("identical", "re-encoded", "shared-origin", "similar-profile", "no-evidence", "not-comparable")
@@ -71,19 +73,32 @@ def outcome(name: str, status: str = "complete", fresh: bool = False, reference:
 
 def report(
     outcomes: tuple[Outcome, ...] = (outcome("a"), outcome("b", "partial"), outcome("c", "failed")),
-    comparisons: tuple[Comparison, ...] = tuple(comparison(verdict) for verdict in VERDICTS),
+    comparisons: tuple[Comparison, ...] = tuple(
+        comparison(verdict, "a", "bc"[number % 2]) for number, verdict in enumerate(VERDICTS)
+    ),
 ) -> Report:
     """A finished scan of every kind of entry."""
     return Report(
         outcomes=outcomes,
         references=(outcome("reference", fresh=True, reference=True),),
         comparisons=comparisons,
-        families=(Family(("a", "b"), (Link("a", "b", "shared-origin", -9.25),)),),
+        families=(Family(("a", "b"), (Link("a", "b", "shared-origin", -9.25),), (merge("b", "a"),)),),
         notices=(Notice("E_FINGERPRINT_CORRUPT", "is damaged; delete it", "/store/x.weightprint"),),
         seconds=61.5,
         alpha=1e-6,
         backend="reference: asked for",
+        directions={
+            ("a", "b"): Direction("a", "b", ("why a is older",)),
+            ("a", "c"): Direction(None, None, ("this", "that"), "cues disagree"),
+        },
+        declared={"a": (DeclaredFinding("README.md", "org/b", "b", "agrees", "shared-origin with b"),)},
     )
+
+
+def merge(member: str, parent: str) -> Merge:
+    """A merge candidate of a parent and a nameless one."""
+    parents = (Parent(parent, 12.5, 0.7, 0.01), Parent("other", None, 0.3, 0.01))
+    return Merge(member, parents, "linear", f"{member} lies between", exact=True)
 
 
 def nasty_report(name: str) -> Report:
@@ -94,6 +109,14 @@ def nasty_report(name: str) -> Report:
     pairs = tuple(replace(comparison(verdict, name, f"b {name}"), reasons=(f"why {name}",)) for verdict in VERDICTS)
     return replace(
         report((Outcome(broken, 1.0, False),), pairs),
-        families=(Family((name, f"b {name}"), (Link(name, f"b {name}", "shared-origin", -9.25),)),),
+        families=(
+            Family(
+                members=(name, f"b {name}"),
+                evidence=(Link(name, f"b {name}", "shared-origin", -9.25),),
+                merges=(merge(name, f"b {name}"),),
+            ),
+        ),
         notices=(notice,),
+        directions={(name, f"b {name}"): Direction(name, f"b {name}", (f"why {name}",))},
+        declared={name: (DeclaredFinding(f"README {name}", name, None, "contradicts", f"why {name}"),)},
     )
