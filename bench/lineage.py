@@ -32,11 +32,12 @@ from lineage_parts.findings import claims, confirmations, directions, drifts, me
 from lineage_parts.page import show, write_page
 from lineage_parts.truth import Held, Truth, published_truths, truths_of
 
-from weightprint.compare import prepare
+from weightprint.compare import Prepared, prepare
 from weightprint.compare.blocks import products
 from weightprint.compare.exact import log10_tails
 from weightprint.compare.families import EVIDENCE
 from weightprint.data import Fingerprint
+from weightprint.reading import Read
 from weightprint.scan import Report, ScanOptions, scan
 from weightprint.throughput.machine import machine
 
@@ -87,7 +88,7 @@ def scanned(name: str, models: Path, truths: Mapping[str, Truth]) -> Scanned:
     with tempfile.TemporaryDirectory() as store:
         reports = [
             scan(ScanOptions(paths=(models,), references=(), store=Path(store), read=read))
-            for read in ("attention", "all")
+            for read in (Read.attention, Read.all)
         ]
     unknown = {outcome.fingerprint.name for outcome in reports[0].outcomes} - set(truths)
     if unknown:
@@ -131,7 +132,7 @@ def measure(place: Scanned) -> dict[str, Any]:
         "directions": directions(place.everything, place.truths),
         "declared": claims(place.everything, place.truths),
         "merges": merges(place.everything, place.truths),
-        "confirm": confirmations(place.models, pairs, place.truths),
+        "confirm": confirmations(place.models, pairs, everything, place.truths),
     }
 
 
@@ -163,7 +164,7 @@ def of_origin(pair: Held) -> bool:
 def null_p(place: Scanned) -> FLOAT64:
     """Exact p of every layer pair, in either channel, of every two models of which neither is made of another, that go
     back to different seeds: tests of independent networks, pairwise independent of each other."""
-    seeds = {}
+    seeds: dict[str, Prepared] = {}
     for name, truth in place.truths.items():
         if not truth.parents and name in place.fingerprints:
             seeds.setdefault(min(truth.seeds), prepare(place.fingerprints[name]))

@@ -134,34 +134,40 @@ def merges(report: Report, truths: Members) -> dict[str, Any]:
     }
 
 
-def confirmations(models: Path, pairs: Sequence[Held], truths: Members) -> dict[str, Any]:
-    """Of each laundered member against what it was made of: flagged, confirmed; of unrelated pairs: flagged, confirmed.
-    Of these the untouched models are all confirmed with each other, and every pair that is flagged."""
+def confirmations(
+    models: Path, attention: Sequence[Held], everything: Sequence[Held], truths: Members
+) -> dict[str, Any]:
+    """Of each laundered member against what it was made of: flagged with attention read, linked or flagged with
+    feed-forward blocks too, confirmed; of unrelated pairs: flagged, confirmed. Of these the untouched models are all
+    confirmed with each other, and every pair that is flagged."""
     rows = []
-    for pair in pairs:
+    for pair, more in zip(attention, everything, strict=True):
         younger = next((own for own in (pair.a, pair.b) if own.attention == "laundered"), None)
         if younger is not None and (pair.names - {younger.name}) <= set(younger.parents):
-            rows.append({"kind": younger.kind, "name": younger.name, **_looked_at(models, pair)})
+            rows.append({"kind": younger.kind, "name": younger.name, **_looked_at(models, pair, more)})
     untouched = {name for name, truth in truths.items() if not truth.parents}
-    unrelated = [pair for pair in pairs if not pair.related]
-    looked_at = [pair for pair in unrelated if _flagged(pair) or pair.names <= untouched]
-    false = [_looked_at(models, pair) for pair in looked_at]
+    unrelated = [own for own in zip(attention, everything, strict=True) if not own[0].related]
+    flags = [_flagged(pair) or _flagged(more) for pair, more in unrelated]
+    looked_at = [own for own, flag in zip(unrelated, flags, strict=True) if flag or own[0].names <= untouched]
+    false = [_looked_at(models, *own) for own in looked_at]
     kinds = sorted({row["kind"] for row in rows})
     return {
         "laundered": {kind: _counts([row for row in rows if row["kind"] == kind]) for kind in kinds},
         "all laundered": _counts(rows),
         "missed": [row["name"] for row in rows if not row["linked"] and row["outcome"] != "confirmed"],
-        "unrelated": {"pairs": len(unrelated), "flagged": sum(map(_flagged, unrelated)), **_outcomes(false)},
+        "unrelated": {"pairs": len(unrelated), "flagged": sum(flags), **_outcomes(false)},
     }
 
 
-def _looked_at(models: Path, pair: Held) -> dict[str, Any]:
-    """What the scan says of a pair, and what reading its weights does."""
+def _looked_at(models: Path, pair: Held, more: Held) -> dict[str, Any]:
+    """What two scans say of a pair, and what reading its weights does."""
     a, b = (one_checkpoint(models / own.name) for own in (pair.a, pair.b))
     confirmation = confirm_pair(a, b, "cpu")
+    linked = more.found.verdict in EVIDENCE
     return {
-        "linked": pair.found.verdict in EVIDENCE,
         "flagged": _flagged(pair),
+        "linked": linked,
+        "linked or flagged": linked or _flagged(more),
         "outcome": confirmation.outcome,
         "log10_p": confirmation.log10_p,
     }
@@ -172,14 +178,9 @@ def _flagged(pair: Held) -> bool:
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Over laundered pairs: linked by the order code all the same, flagged, confirmed."""
-    return {
-        "pairs": len(rows),
-        "linked": sum(row["linked"] for row in rows),
-        "flagged": sum(row["flagged"] for row in rows),
-        "linked or flagged": sum(row["linked"] or row["flagged"] for row in rows),
-        **_outcomes(rows),
-    }
+    """Over laundered pairs, how many are found in which way."""
+    found = {name: sum(row[name] for row in rows) for name in ("flagged", "linked", "linked or flagged")}
+    return {"pairs": len(rows), **found, **_outcomes(rows)}
 
 
 def _outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -213,9 +213,19 @@ def _confirm(place: Document) -> None:
     if not own["laundered"]:
         return
     print("### Laundering\n")
-    columns = ("pairs", "linked", "flagged", "linked or flagged", "confirmed", "withdrawn", "not possible")
+    columns = {
+        "pairs": "pairs",
+        "flagged": "flagged, attention read",
+        "linked": "linked, FFN read",
+        "linked or flagged": "linked or flagged, FFN read",
+        "confirmed": "confirmed",
+        "withdrawn": "withdrawn",
+        "not possible": "not possible",
+    }
     rows = {**own["laundered"], "all": own["all laundered"]}
-    print_table(["kind", *columns], ([kind, *(str(row[column]) for column in columns)] for kind, row in rows.items()))
+    print_table(
+        ["kind", *columns.values()], ([kind, *(str(row[column]) for column in columns)] for kind, row in rows.items())
+    )
     unrelated = own["unrelated"]
     print(
         f"\nOf {unrelated['pairs']} unrelated pairs {unrelated['flagged']} are flagged. Of "

@@ -215,7 +215,7 @@ def _layer_contents(side: Prepared) -> Counter[bytes] | None:
 
 def _heads(names: Pair, pair: tuple[Prepared, Prepared], heads: Iterable[Sequence[float]]) -> Iterator[_Cue]:
     """``heads`` are (layer, head) of the first and of the second that found each other; the first is the full one if
-    every value head of the second is one of the first, and the first has more."""
+    every value head of the second is one of the first, and the first has more, none of them a copy of another."""
     full, cut = (_head_energies(side) for side in pair)
     if full is None or cut is None or len(cut) >= len(full):
         return
@@ -232,7 +232,7 @@ def _head_energies(side: Prepared) -> dict[tuple[int, int], FLOAT32] | None:
     for group in side.groups:
         if group.channel != "v":
             continue
-        if not group.head_width or group.head_width < _FEWEST_MATRICES:
+        if not group.head_width or group.head_width < _FEWEST_MATRICES or group.copied_parts:
             return None
         for layer, row in zip(group.layers, group.energies, strict=True):
             for head, own in enumerate(row.reshape(-1, group.head_width)):

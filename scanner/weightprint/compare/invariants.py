@@ -8,7 +8,10 @@ these curves over the layers, logarithms about their mean, to the rounding of st
 * a factor for every head or unit of V, taken back in O: ``units``, the mean over the units of the logarithm of the
   energy of a row of V times that of the columns of O that read it;
 * W_V A and W_O / A with any invertible A inside a head: ``q``, ``k``, ``qk``;
-* a rotation of the residual stream after the gains of the norms were multiplied into what they feed: ``o``.
+* a rotation of the residual stream after the gains of the norms were multiplied into what they feed: ``o``;
+* and, where feed-forward blocks were read, of these: ``gate``, ``up`` and ``down``, which no change of attention's
+  units touches; ``updown`` = log sigma_up + log sigma_down, whatever factor one gains and the other loses; ``down``,
+  whatever is done to the residual stream and to values at once.
 
 So each curve counts by itself. Of a pair the *ratio* is the root mean square of the difference of the two centred
 curves over the geometric mean of their own root mean squares, for the curve where it is smallest; the *residual* is
@@ -25,8 +28,8 @@ dimensions of a curve (layers - 1, halved since neighbouring layers are alike), 
   for at most one false flag in 1,000 pairs, and the ratio must be 0.01 or less.
 
 In either case ratio and residual must be small themselves, and stacks equally deep. Given up: values mixed while keys
-are rescaled head by head, or while the stream is rotated and gains are folded, keep no curve that a fingerprint holds;
-nor does training on.
+are rescaled head by head, or while the stream is rotated and gains are folded, keep no curve of attention that a
+fingerprint holds; nor does training on.
 """
 
 from __future__ import annotations
@@ -53,6 +56,10 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "v": ("v",),
     "o": ("o",),
     UNITS: (UNITS,),
+    "gate": ("gate",),
+    "up": ("up",),
+    "down": ("down",),
+    "updown": ("up", "down"),
 }
 """Invariants, and the roles whose logarithms they add up."""
 
@@ -87,13 +94,13 @@ class Agreements:
     ratio: FLOAT64
     residual: FLOAT64
     points: npt.NDArray[np.int16]
-    curves: npt.NDArray[np.uint8]
+    curves: npt.NDArray[np.uint16]
 
     @classmethod
     def empty(cls, number: int) -> Agreements:
         """Of so many pairs, nothing known yet."""
         nothing = np.full(number, math.nan)
-        return cls(nothing, nothing.copy(), np.zeros(number, np.int16), np.zeros(number, np.uint8))
+        return cls(nothing, nothing.copy(), np.zeros(number, np.int16), np.zeros(number, np.uint16))
 
     def put(self, places: INT64, others: Agreements) -> None:
         """Fill in what is known of the pairs at ``places``."""
@@ -178,7 +185,7 @@ def _agreements(a: _Side, b: _Side, rows_a: INT64, rows_b: INT64) -> Agreements:
             some = slice(start, start + _PAIRS_AT_ONCE)
             ratio, residual = _distances(first, second, rows_a[some], rows_b[some])
             agree = (ratio <= LARGEST_RATIO) & (residual <= LARGEST_RESIDUAL)
-            found.curves[some] |= (agree << place).astype(np.uint8)
+            found.curves[some] |= (agree << place).astype(np.uint16)
             better = ~(ratio >= found.ratio[some]) & ~np.isnan(ratio)
             found.ratio[some] = np.where(better, ratio, found.ratio[some])
             found.residual[some] = np.where(better, residual, found.residual[some])

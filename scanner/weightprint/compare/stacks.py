@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightprint.compare.blocks import FLOAT64
-from weightprint.data import ATTENTION_ROLES, FLOAT32, Fingerprint
+from weightprint.data import ATTENTION_ROLES, FEED_FORWARD_ROLES, FLOAT32, Fingerprint
 
 CURVE_ROLES = ("q", "k", "v", "o")
 """Roles of the curves that the screen looks at."""
@@ -57,11 +57,13 @@ def stacks_of(fingerprint: Fingerprint, roles: Collection[str] = ATTENTION_ROLES
 
 
 def curves_of(fingerprint: Fingerprint, stacks: Sequence[Stack]) -> dict[tuple[str, str], Curve]:
-    """Curve of each (stack, role); a matrix without a finite standard deviation is a hole."""
+    """Curve of each (stack, role), of attention and of the feed-forward blocks beside it; a matrix without a finite
+    standard deviation is a hole."""
     first = {stack.name: stack.first for stack in stacks}
     points: dict[tuple[str, str], dict[int, float]] = {}
     for matrix in fingerprint.matrices:
-        if matrix.role in CURVE_ROLES and math.isfinite(matrix.std):
+        known = matrix.role in (*CURVE_ROLES, *FEED_FORWARD_ROLES) and matrix.stack in first
+        if known and math.isfinite(matrix.std):
             own = points.setdefault((matrix.stack, matrix.role), {})
             own[matrix.layer - first[matrix.stack]] = matrix.std
     return {

@@ -144,7 +144,7 @@ def test_curves_that_say_nothing_are_left_out(kind: str) -> None:
 
 def columns(ratio: np.ndarray, points: int) -> Agreements:
     number = len(ratio)
-    return Agreements(ratio, ratio / 100, np.full(number, points, np.int16), np.zeros(number, np.uint8))
+    return Agreements(ratio, ratio / 100, np.full(number, points, np.int16), np.zeros(number, np.uint16))
 
 
 @pytest.mark.parametrize("points", [5, 6, 12, 32])
