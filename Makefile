@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test lint types demo bench real lock clean
+.PHONY: setup test lint types demo bench real lineage evidence lock clean
 
 setup: $(READY)
 
@@ -36,6 +36,15 @@ demo: real
 	$(BIN)/python tools/lay_out_demo.py
 	$(BIN)/weightprint refs add demo/references --refs demo/reference-set
 	$(BIN)/weightprint scan demo/checkpoints --refs demo/reference-set --store demo/store --out demo/report.json
+
+# Small models of known lineage: a reduced zoo held against what is true of it; and the whole one, written down.
+lineage: real
+	$(BIN)/python bench/zoo.py .cache/zoo-quick --quick
+	$(BIN)/python bench/lineage.py .cache/zoo-quick --check
+
+evidence: real
+	$(BIN)/python bench/zoo.py .cache/zoo
+	$(BIN)/python bench/lineage.py .cache/zoo --page docs/evidence.md
 
 bench: $(READY)
 	$(BIN)/python bench/memory.py

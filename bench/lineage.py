@@ -5,13 +5,14 @@ directory with a truth file, and holds every pair against what is true of it. Re
 initialisation; *findable* ones are those of which no side lost the order of its attention units. With ``--page`` the
 tables and plots are written as a page of Markdown and its pictures.
 
-    python bench/lineage.py ZOO [--models DIR --truth FILE] [--without-published] [--json | --page docs/evidence.md]
+    python bench/lineage.py ZOO [--models DIR --truth FILE] [--without-published] [--check | --json | --page FILE.md]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lineage_parts.check import unexpected, violations
 from lineage_parts.figures import (
     FLOAT64,
     adjusted_rand_index,
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, help="what is true of them (bench/lineage_parts/truth.py)")
     parser.add_argument("--without-published", action="store_true", help="leave the published checkpoints out")
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of tables")
+    parser.add_argument("--check", action="store_true", help="say only what must not be, and exit 1 if there is any")
     parser.add_argument("--page", type=Path, help="write tables and plots to this Markdown file and beside it")
     options = parser.parse_args()
     places = [("zoo", options.zoo / "models", truths_of(options.zoo / "lineage.json"))]
@@ -75,6 +78,10 @@ def main() -> None:
         places.append(("given", options.models, truths_of(options.truth or options.models / "truth.json")))
     found = {name: measure(scanned(name, models, truths)) for name, models, truths in places}
     document = {"machine": machine(), "places": found}
+    if options.check:
+        found_wrong = list(violations(document))
+        print("\n".join(found_wrong) or "nothing is found that must not be")
+        sys.exit(bool(found_wrong))
     if options.json:
         print(json.dumps(document, indent=1))
     elif options.page is not None:
@@ -120,11 +127,12 @@ def measure(place: Scanned) -> dict[str, Any]:
             "related": _separations(scores, pairs, [pair.related for pair in pairs]),
         },
         "uniformity": {
-            "layer pairs of unrelated seeds": asdict(uniformity(null)),
+            "layer pairs of unrelated models": asdict(uniformity(null)),
             "unrelated pairs, corrected inside the pair": asdict(uniformity(10.0 ** -order_scores(_unrelated(pairs)))),
         },
         "null": np.sort(null).tolist(),
         "unrelated_linked": _linked(_unrelated(pairs)) + _linked(_unrelated(everything)),
+        "unexpected": unexpected(pairs, everything),
         "kinds": kinds(pairs, everything, scores),
         "not_found": [_named(pair) for pair in pairs if pair.findable and not _evidence(pair)],
         "clustering": clustering(place, pairs, scores),

@@ -31,7 +31,8 @@ PUBLISHED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of one checkpoint; ``older`` are the members that are certainly older than it."""
+    """What is true of one checkpoint. ``expected`` are words of which any is right against its first origin; ``older``
+    are the members that are certainly older than it."""
 
     name: str
     kind: str
@@ -39,6 +40,7 @@ class Truth:
     origins: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     attention: str = "same order"
+    expected: tuple[str, ...] = ()
     older: frozenset[str] = frozenset()
     declared: tuple[str, ...] = ()
     declared_true: bool = True
@@ -90,6 +92,7 @@ def _truth(member: Mapping[str, Any]) -> Truth:
         origins=tuple(member.get("origins", ())),
         parents=tuple(member.get("parents", ())),
         attention=member.get("attention", "same order"),
+        expected=tuple(member.get("expected", ())),
         older=frozenset(older for older, younger in member.get("direction", ()) if younger == member["name"]),
         declared=tuple(declared.get("base", ())),
         declared_true=declared.get("true", True),
