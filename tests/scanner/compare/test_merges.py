@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build import Shape, Weights, fingerprint, relayered, tuned, weights
+from compare.build import Shape, Weights, fingerprint, relayered, tuned, weights
 
 from weightprint.compare import Family, compare_all, families, judge, prepare
 from weightprint.compare.collider import LIMIT, triangle

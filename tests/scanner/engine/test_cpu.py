@@ -20,6 +20,7 @@ from weightprint.engine.cpu import CpuEngine, PendingOnCpu, reduce_plan
 from weightprint.engine.guard import installed_guard
 from weightprint.fingerprint import Structure
 from weightprint.plan import Plan, plan_reads
+from weightprint.reading import Read
 from weightprint.scan import Report, ScanOptions, scan
 from weightprint_kernels.backend import Backend
 from weightprint_kernels.layout import UINT8, Rectangles, Reduced
@@ -276,8 +277,8 @@ def scanned(folder: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Non
     acted: list[int] = []
     lock = threading.Lock()
 
-    def counted(checkpoint: Checkpoint) -> Structure:
-        structure = read_structure(checkpoint)
+    def counted(checkpoint: Checkpoint, read: Read) -> Structure:
+        structure = read_structure(checkpoint, read)
         known.release()
         return structure
 
