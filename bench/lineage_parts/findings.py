@@ -109,6 +109,14 @@ def _of(counts: Counter[tuple[bool, str]], true: bool) -> dict[str, int]:
 def merges(report: Report, truths: Members) -> dict[str, Any]:
     """Merge candidates with the parents named and their weights, beside the truth; and merges that were not found."""
     found = [merge for family in report.families for merge in family.merges]
+    same = {frozenset({own.a, own.b}) for own in report.comparisons if own.verdict in ("identical", "re-encoded")}
+
+    def stands_for(name: str, member: str) -> str | None:
+        """The parent of a member that a name is, or holds the same weights as."""
+        parents = truths[member].parents
+        alike = (parent for parent in parents if name == parent or frozenset({name, parent}) in same)
+        return next(alike, None)
+
     true = {name for name, truth in truths.items() if truth.kind.startswith("merged")}
     return {
         "candidates": [
@@ -119,11 +127,13 @@ def merges(report: Report, truths: Members) -> dict[str, Any]:
                 "parents": [
                     {
                         "name": parent.name,
-                        "is_parent": parent.name in truths[merge.member].parents,
+                        "is_parent": stands_for(parent.name, merge.member),
                         "partial_z": parent.partial_z,
                         "weight": parent.weight,
                         "weight_error": parent.weight_error,
-                        "true_weight": (truths[merge.member].weights or {}).get(parent.name),
+                        "true_weight": (truths[merge.member].weights or {}).get(
+                            stands_for(parent.name, merge.member) or ""
+                        ),
                     }
                     for parent in merge.parents
                 ],

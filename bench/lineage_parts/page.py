@@ -205,7 +205,11 @@ def _parents(parents: Sequence[Document]) -> Iterator[str]:
         truth = "" if own["true_weight"] is None else f" ({own['true_weight']:g})"
         weight = "" if own["weight"] is None else f" {own['weight']:.2f} ± {own['weight_error'] or 0:.2f}{truth}"
         z = "" if own["partial_z"] is None else f", z {own['partial_z']:.1f}"
-        yield f"{own['name']}{'' if own['is_parent'] else ' (not a parent)'}:{weight}{z}"
+        is_one = own["is_parent"]
+        called = (
+            " (not a parent)" if is_one is None else "" if is_one == own["name"] else f" (same weights as {is_one})"
+        )
+        yield f"{own['name']}{called}:{weight}{z}"
 
 
 def _confirm(place: Document) -> None:

@@ -39,8 +39,8 @@ class Parent:
 
 @dataclass(frozen=True)
 class Merge:
-    """A member that looks like a merge of two others: a candidate, never a verdict. ``kind`` is "linear", "of
-    unrelated" or "of fine-tunes"; ``exact`` says that it lies between these very two up to the rounding of storage."""
+    """A member that looks like a merge of two others: a candidate, never a verdict. ``kind`` is "linear"
+    or "of unrelated"; ``exact`` says that it lies between these very two up to the rounding of storage."""
 
     member: str
     parents: tuple[Parent, ...]

@@ -2,34 +2,32 @@
 
 For members of one shape, with differences taken from M: a linear merge M = a P1 + (1-a) P2 has P1 - M = (1-a) (P1 - P2)
 and P2 - M = -a (P1 - P2). The two differences are antiparallel, correlation -1; along a tree of descent whose steps are
-independent it is 0 where M lies between the two, and above 0 else. Three kinds, the first that fits:
+independent it is 0 where M lies between the two, and above 0 else. Two kinds, the first that fits:
 
 * linear: means of all matrices antiparallel (<= -0.9, exact p of that under independent steps <= 1e-6 over all pairs
   looked at), what is left of them within 3 deviations of storage rounding, energies antiparallel too (<= -0.8), and
   0.1 < a < 0.9. The same without the condition on energies where no evidence links the parents: "of unrelated".
 * of unrelated: the parents are not linked, and their orders agree less than what passes through M
   (:mod:`weightprint.compare.collider`); the parents themselves, or relatives of them.
-* of fine-tunes: not linear (TIES, DARE). With a third member B as origin, energies of M are explained by those of two
-  that parted from B (R^2 >= 0.7, coefficients from 0.25 to 0.9, each 8 standard errors, 1.2 at most together), and
-  the two agree less with each other than what passes through M (partial correlation 6 deviations below zero).
 
 Errors are those of the jackknife that leaves out one layer. Bounded work: of every member at most NEAREST best linked
 neighbours of its shape, and NEAREST_APART that are not linked with the best of them; identical ones count once.
 
-Given up: merges of three and more, merges of other shapes, weights that differ from layer to layer. Not told apart: a
+Given up: merges that trim or drop differences (TIES, DARE), of which energies say nothing that fine-tunes beside merges
+do not say too; merges of three and more, of other shapes, weights that differ from layer to layer. Not told apart: a
 checkpoint on the straight way of one training run between two others, or one trained on what both were trained on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from weightprint.compare.blocks import BOOL, FLOAT64
+from weightprint.compare.blocks import FLOAT64
 from weightprint.compare.collider import LIMIT, Triangle, triangle
 from weightprint.compare.families import Family, Link, Merge, Parent, components
 from weightprint.compare.merge_figures import Products, about, products, shape_key
@@ -44,13 +42,6 @@ _ENERGIES_ANTIPARALLEL = -0.8
 _ROUNDING_LIMIT = 3.0
 _LOG10_ALPHA = -6.0
 _SHARES = (0.1, 0.9)
-_LEAST_EXPLAINED = 0.7
-_LEAST_COEFFICIENT = 0.25
-_MOST_COEFFICIENT = 0.9
-_MOST_TOGETHER = 1.2
-_LEAST_Z = 8.0
-_MOST_ALIKE = 0.75
-_COLLIDER_Z = 6.0
 _FEWEST_LAYERS = 3
 
 NOT_TOLD_APART = (
@@ -63,13 +54,12 @@ Load = Callable[[str], Prepared | None]
 
 @dataclass(frozen=True)
 class _Hood:
-    """A member, its neighbours, and which pairs of these are linked with each other, or are casts of each other."""
+    """A member, its neighbours, and which pairs of these are linked with each other."""
 
     middle: Prepared
     names: tuple[str, ...]
     sides: tuple[Prepared, ...]
     linked: frozenset[tuple[int, int]]
-    recast: frozenset[tuple[int, int]]
     twins: Mapping[str, Sequence[str]]
     figures: Products
 
@@ -98,19 +88,12 @@ def _of_family(family: Family, load: Load) -> Iterator[Merge]:
     same = components((link.a, link.b) for link in family.evidence if link.verdict == "identical")
     hoods = ((name, _hood(name, links, same, load)) for name in family.members)
     found = {}
-    open_hoods = []
     for name, hood in hoods:
         if hood is None or len(hood.figures.energies) < _FEWEST_LAYERS:
             continue
         merge = _straight(name, hood) or _of_unrelated(name, hood)
-        if merge is None:
-            open_hoods.append((name, hood))
-        else:
-            found[name] = merge
-    for name, hood in open_hoods:
-        merge = _of_fine_tunes(name, hood, found)
         if merge is not None:
-            yield merge
+            found[name] = merge
     yield from (_to_the_ends(merge, found) for merge in found.values())
 
 
@@ -161,8 +144,7 @@ def _hood(name: str, links: Mapping[str, Mapping[str, Link]], same: Mapping[str,
         return None
     names, sides = tuple(chosen), tuple(chosen.values())
     pairs = {(i, j): links[a][b] for i, a in enumerate(names) for j, b in enumerate(names) if b in links[a]}
-    recast = frozenset(pair for pair, link in pairs.items() if link.verdict != "shared-origin")
-    return _Hood(middle, names, sides, frozenset(pairs), recast, twins, products(middle, sides))
+    return _Hood(middle, names, sides, frozenset(pairs), twins, products(middle, sides))
 
 
 def _stored(side: Prepared) -> set[str]:
@@ -260,57 +242,6 @@ class _Fit:
     coefficients: tuple[float, float]
     errors: tuple[float, float]
     explained: float
-
-
-def _of_fine_tunes(name: str, hood: _Hood, merges: Container[str]) -> Merge | None:
-    """Not linear: with some member as the base, M goes a part of the way of two others at once, in energies and in
-    means. Members that are merges themselves are neither base nor parents."""
-    best: tuple[int, int, int, _Fit] | None = None
-    usable = [at for at, other in enumerate(hood.names) if other not in merges]
-    for base in usable:
-        seen, means = about(hood.figures.energies, base), about(hood.figures.means, base)
-        together = _pulled_together(seen.sum(axis=0), hood.figures.units) & _pulled_together(means.sum(axis=0))
-        for i, j in np.argwhere(together).tolist():
-            if base in (i, j) or i not in usable or j not in usable:
-                continue
-            if hood.recast & {(base, i), (base, j), (i, j)}:
-                continue
-            fit, other = _regression(seen, i, j), _regression(means, i, j)
-            if fit is None or other is None or not (_partly(fit) and min(other.coefficients) > 0):
-                continue
-            if best is None or fit.explained > best[3].explained:
-                best = (base, i, j, fit)
-    if best is None:
-        return None
-    base, i, j, fit = best
-    order = triangle(hood.middle, hood.sides[i], hood.sides[j])
-    parents = _parents(hood, (i, j), fit.coefficients, fit.errors, order)
-    reason = (
-        f"seen from {hood.names[base]}, {fit.explained:.0%} of what its unit energies changed is a part of what those "
-        f"of the two changed, parents or relatives of them; not linear, as merges that trim are; {NOT_TOLD_APART}"
-    )
-    return Merge(name, parents, "of fine-tunes", reason)
-
-
-def _partly(fit: _Fit) -> bool:
-    """Whether a fit is that of a part of two ways: a sum of both in full looks the same from each of its corners."""
-    sure = all(
-        _LEAST_COEFFICIENT <= value <= _MOST_COEFFICIENT and value >= _LEAST_Z * error
-        for value, error in zip(fit.coefficients, fit.errors, strict=True)
-    )
-    return sure and fit.explained >= _LEAST_EXPLAINED and sum(fit.coefficients) <= _MOST_TOGETHER
-
-
-def _pulled_together(total: FLOAT64, units: int | None = None) -> BOOL:
-    """Pairs that parted at the base and agree less than what passes through M: products about the base, M last. The
-    upper triangle [members, members]. Of so many ``units`` the partial correlation must be _COLLIDER_Z deviations
-    below zero, which is what it is where M lies between the two."""
-    r = _correlation(total)[:-1, :-1]
-    of_middle = _correlation(total)[-1, :-1]
-    free = np.sqrt(np.maximum(1 - of_middle**2, 1e-12))
-    partial = (r - np.outer(of_middle, of_middle)) / np.outer(free, free)
-    limit = 0.0 if units is None else -_COLLIDER_Z / math.sqrt(units)
-    return np.asarray(np.triu((partial < limit) & (np.abs(r) <= _MOST_ALIKE), 1))
 
 
 def _regression(layers: FLOAT64, i: int, j: int) -> _Fit | None:

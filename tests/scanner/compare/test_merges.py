@@ -88,7 +88,8 @@ def test_two_merges_of_one_pair_name_the_ends_of_their_line() -> None:
     }
 
 
-def test_trimmed_merge_is_found_as_one_of_fine_tunes() -> None:
+def test_trimmed_merge_is_no_candidate() -> None:
+    """Nothing that tells it from a fine-tune beside a merge has been found, so nothing is said."""
     base = weights(1, SHAPE)
     a, b = step(base, 2, 0.003), step(base, 3, 0.003)
     generator = np.random.default_rng(4)
@@ -96,10 +97,7 @@ def test_trimmed_merge_is_found_as_one_of_fine_tunes() -> None:
         key: value + 0.5 * (a[key] - value) * generator.binomial(1, 0.9, value.shape) / 0.9 + 0.5 * (b[key] - value)
         for key, value in base.items()
     }
-    candidates = merges({"base": base, "a": a, "b": b, "merge": merge})
-    assert set(candidates) == {"merge"}
-    assert candidates["merge"].kind == "of fine-tunes"
-    assert {parent.name for parent in candidates["merge"].parents} == {"a", "b"}
+    assert merges({"base": base, "a": a, "b": b, "merge": merge}) == {}
 
 
 @pytest.mark.parametrize("seed", range(12))
