@@ -175,8 +175,7 @@ def _head_sums(grid: GridPlan, first: INT8, second: INT8, product: Product) -> t
         for member in range(len(first)):  # one by one: a tile of heads is much larger than one of layers
             own = _parts(first[member : member + 1], grid.width)
             _, (best[member],), (of_a[member],), (of_b[member],) = product(own, others, _NONE_CHOSEN, False)
-    assert grid.choice is not None
-    if grid.choice.of_a and grid.choice.of_b:
+    if grid.choice is None or (grid.choice.of_a and grid.choice.of_b):
         return best, np.maximum(of_a, of_b)
     return best, of_a if grid.choice.of_a else of_b
 

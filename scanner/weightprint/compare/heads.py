@@ -30,9 +30,9 @@ import numpy as np
 
 from weightprint.compare.blocks import INT64, Codes, products, standardised
 from weightprint.compare.exact import log10_tail_bounds
-from weightprint.compare.meeting import part_width, same_positions
+from weightprint.compare.meeting import common_block, part_width, same_positions
 from weightprint.compare.prepared import GroupShape, UnitGroup
-from weightprint.compare.selfcontrol import significant
+from weightprint.compare.selfcontrol import COPY_LOG10_P, significant
 
 HeadPair = tuple[int, int, int, int, float]
 """(layer of a, part of a, layer of b, part of b, z)"""
@@ -99,15 +99,23 @@ def pairs_of_parts(a: GroupShape, b: GroupShape) -> int:
 
 
 def choice_of(a: GroupShape, b: GroupShape) -> Choice | None:
-    """Who chooses; None where parts are not tested."""
+    """Who chooses; None where parts are not tested, and where copies of parts on one side could not be told: then those
+    that choose might all choose the same."""
     width, rows = part_width(a, b), len(meeting_rows(a, b))
-    if width is None or not rows:
+    if width is None or not rows or not all(copies_are_told(side, width, common_block(a, b)) for side in (a, b)):
         return None
     parts_a, parts_b = a.units // width, b.units // width
     of_a, of_b = (rows if paired(a, b) else len(side.layers) for side in (a, b))
     of_a, of_b = of_a * parts_a, of_b * parts_b
     from_a, from_b = (parts_a, parts_b) if paired(a, b) else (of_a, of_b)
     return Choice(of_a if of_a <= of_b else 0, of_b if of_b <= of_a else 0, from_b, from_a)
+
+
+def copies_are_told(group: GroupShape, width: int, block: int) -> bool:
+    """Whether parts of ``width`` units that are copies in every layer have a p that the self-control takes for one."""
+    parts = group.units // width
+    best = len(group.layers) * (width // block) * math.log10(math.factorial(block))
+    return parts == 1 or best >= -COPY_LOG10_P + math.log10(parts * (parts - 1) / 2)
 
 
 def head_extremes(a: UnitGroup, b: UnitGroup, block: int) -> HeadExtremes:

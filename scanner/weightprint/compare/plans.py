@@ -123,16 +123,17 @@ def plan_pairs(a: Shape, b: Shape) -> PairPlan:
         pairs = len(x.layers) * len(y.layers) if alike else 0
         layer_pairs = 0 if pairs == 1 == len(chosen) else pairs
         drafts.append((x, y, suffix, chosen, layer_pairs, pairs_of_parts(x, y)))
-    number = sum(bool(chosen) + bool(pairs) + 2 * bool(parts) for *_, chosen, pairs, parts in drafts)
+    choices = [choice_of(x, y) if parts else None for x, y, *_, parts in drafts]
+    number = sum(bool(chosen) + bool(pairs) + bool(parts) for *_, chosen, pairs, parts in drafts)
+    number += sum(choice is not None for choice in choices)
     grids = []
-    for x, y, suffix, chosen, pairs, parts in drafts:
+    for (x, y, suffix, chosen, pairs, parts), choice in zip(drafts, choices, strict=True):
         block = common_block(x, y)
         blocks, width = x.units // block, part_width(x, y) or 0
         whole = TestPlan(f"{x.channel} whole{suffix}", blocks * len(chosen), block, log10_count(number))
         layers = TestPlan(f"{x.channel} layers{suffix}", blocks, block, log10_count(number * pairs))
         called, each = f"{PARTS[x.channel]}{suffix}", width // block
         heads = TestPlan(f"{x.channel} {called}", each, block, log10_count(number * parts))
-        choice = choice_of(x, y)
         matched = None
         if choice is not None:
             by_a = choice.of_a > 0

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weightprint.compare.blocks import Codes, block_length, encode
+from weightprint.compare import repeats
+from weightprint.compare.blocks import INT64, Codes, block_length, encode
 from weightprint.compare.experts import counted_once
-from weightprint.compare.selfcontrol import SelfControl, copied_parts, self_control
+from weightprint.compare.selfcontrol import SelfControl, self_control
 from weightprint.compare.stacks import Curve, Stack, curves_of, stacks_of, unit_curves
 from weightprint.compare.units import EnergyKey, LeftOut, exchangeable_units
 from weightprint.data import ATTENTION_ROLES, FEED_FORWARD_ROLES, FLOAT32, Fingerprint
@@ -47,8 +48,8 @@ class GroupShape:
 @dataclass(frozen=True)
 class UnitGroup(GroupShape):
     """The same with its figures: ``energies`` is float32 [layers, units]; ``codes`` is None where blocks are shorter
-    than two. Of parts (heads, experts) that are copies of each other in every layer, ``copied_parts``, the first one
-    counts; the energies of the others are nan."""
+    than two. Heads and experts that repeat another one of their layer have energies of nan; ``copied_parts`` are the
+    heads that are copies of each other in every layer."""
 
     energies: FLOAT32
     codes: Codes | None
@@ -106,6 +107,7 @@ def _groups(
     of_attention = {stack.name: stack for stack in stacks}
     of_blocks = {stack.name: stack for stack in stacks_of(fingerprint, FEED_FORWARD_ROLES)}
     known_members = {key: layers for key, layers in members.items() if key[1] in CHANNELS and key[2]}
+    first_of: dict[tuple[str, int, int, int], INT64] = {}
     groups, left_out = [], []
     for (stack, channel, units), layers in sorted(known_members.items(), key=lambda item: CHANNELS.index(item[0][1])):
         known = [width for layer in layers if (width := widths.get((stack, layer, channel)))]
@@ -119,11 +121,18 @@ def _groups(
         block = block_length(units, head_width)
         copies: tuple[tuple[int, ...], ...] = ()
         if head_width and units % head_width == 0 and block >= 2 and channel not in FEED_FORWARD_ROLES:
-            copies = copied_parts(energies, head_width, block)
-            later = [part for parts in copies for part in parts[1:]]
-            energies.reshape(len(layers), -1, head_width)[:, later] = np.nan
+            values = [first_of.get((stack, layer, units, head_width)) for layer in layers]
+            if any(own is not None for own in values):
+                alone = np.arange(units // head_width)
+                energies = repeats.added_up(energies, head_width, np.stack([alone if v is None else v for v in values]))
+            first = repeats.repeated_heads(energies, head_width, block)
+            energies, copies = repeats.counted_once(energies, head_width, first), repeats.in_every_layer(first)
+            if channel == "v":
+                first_of.update(
+                    {(stack, layer, units, head_width): row for layer, row in zip(layers, first, strict=True)}
+                )
         codes = encode(energies, block) if block >= 2 else None
-        first = extent[stack].first if stack in extent else min(layers)
+        start = extent[stack].first if stack in extent else min(layers)
         groups.append(
             UnitGroup(
                 stack=stack,
@@ -131,8 +140,8 @@ def _groups(
                 units=units,
                 head_width=head_width,
                 layers=tuple(layers),
-                positions=tuple(layer - first for layer in layers),
-                depth=extent[stack].depth if stack in extent else max(layers) - first + 1,
+                positions=tuple(layer - start for layer in layers),
+                depth=extent[stack].depth if stack in extent else max(layers) - start + 1,
                 energies=energies,
                 codes=codes,
                 control=self_control(energies, codes),

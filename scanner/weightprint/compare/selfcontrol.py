@@ -29,7 +29,7 @@ from weightprint.compare.exact import critical, log10_tail
 from weightprint.data import FLOAT32
 
 _EXPONENT = 12.2  # e^-12.2 = 5e-6
-_COPY_LOG10_P = -9.0  # of a pair of layers, before Bonferroni over the checkpoint's pairs
+COPY_LOG10_P = -9.0  # of a pair of layers, before Bonferroni over the checkpoint's pairs
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def self_control(energies: FLOAT32, codes: Codes | None) -> SelfControl:
         return SelfControl(math.nan, math.inf, 0, same, _clusters(same))
     z = standardised(statistic, counts, codes.block)
     limit = threshold(len(distinct), int(np.median(counts[pairs])) * (codes.block - 1))
-    edges = significant(statistic, counts, pairs, codes.block, _COPY_LOG10_P - math.log10(number))
+    edges = significant(statistic, counts, pairs, codes.block, COPY_LOG10_P - math.log10(number))
     joined = _join(same, [(int(distinct[i]), int(distinct[j])) for i, j in np.argwhere(edges)])
     return SelfControl(float(np.median(z[pairs])), limit, number, joined, _clusters(joined))
 
@@ -81,7 +81,7 @@ def copied_parts(energies: FLOAT32, width: int, block: int) -> tuple[tuple[int, 
     number = int(pairs.sum())
     if number == 0:
         return ()
-    edges = significant(statistic, counts, pairs, block, _COPY_LOG10_P - math.log10(number))
+    edges = significant(statistic, counts, pairs, block, COPY_LOG10_P - math.log10(number))
     return _clusters(_join(tuple(range(parts)), [(int(i), int(j)) for i, j in np.argwhere(edges)]))
 
 

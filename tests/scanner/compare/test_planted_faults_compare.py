@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compare.build import Shape
 
 import weightprint
 import weightprint.compare
@@ -51,6 +52,7 @@ DOUBLED = "test_copied_layers_on_both_sides"
 FORTY = {"block": 8, "blocks": 40}
 KINDS, DECIDED = "test_kinds_of_fingerprints", "test_regular_pairs_are_decided_in_bulk"
 THREE = {"name": "numpy", "wide": False, "layers": (3, 3)}
+NARROW = Shape(4, 8, 24)
 NINE = {"name": "numba", "wide": False, "layers": (9, 7)}
 
 
@@ -93,10 +95,10 @@ FAULTS = [
     Fault("fails-too-often", CONTROL, "math.sqrt(2 * variance * _EXPONENT) +", "", CONTROL, "test_independent_layers_practically_never_fail", {"layers": 12, "blocks": 48}),
     Fault("fails-too-seldom", CONTROL, "math.sqrt(2 * variance * _EXPONENT)", "4 * math.sqrt(2 * variance * _EXPONENT)", CONTROL, "test_matrix_read_transposed_fails_and_is_refused", {"layers": 6}),
     Fault("layer-with-itself", CONTROL, "np.triu(counts > 0, 1)", "np.triu(counts > 0, 0)", CONTROL, "test_figures_of_independent_layers"),
-    Fault("copies-not-found", CONTROL, "_COPY_LOG10_P = -9.0", "_COPY_LOG10_P = -900.0", CONTROL, "test_copies_that_were_trained_on_are_found"),
+    Fault("copies-not-found", CONTROL, "COPY_LOG10_P = -9.0", "COPY_LOG10_P = -900.0", CONTROL, "test_copies_that_were_trained_on_are_found"),
     Fault("bits-not-compared", CONTROL, "sorted(set(same))", "range(len(same))", CONTROL, "test_bit_identical_layers_count_once"),
     Fault("critical-left-out", CONTROL, "statistic >= critical", "statistic > critical", CONTROL, "test_significant_is_every_exact_p_at_or_below", {"log10_p": -0.5}),
-    Fault("numbers-for-positions", PREPARED, "tuple(layer - first for layer in layers)", "tuple(layers)", LAYERS, "test_map_names_layers_as_the_checkpoint_does"),
+    Fault("numbers-for-positions", PREPARED, "tuple(layer - start for layer in layers)", "tuple(layers)", LAYERS, "test_map_names_layers_as_the_checkpoint_does"),
     Fault("hole-shifts", PREPARED, "extent[stack].first if stack in extent else min(layers)", "min(layers)", LAYERS, "test_hole_shifts_nothing", {"layers": [0]}),
     Fault("copies-counted-twice", LAYERS, "if not a.control.copies or not b.control.copies:", "if True:", "null", DOUBLED),
     Fault("layer-pairs-not-paid", LAYERS, "number * grid.layer_pairs)", "number)", LAYERS, PAID),
@@ -109,7 +111,8 @@ FAULTS = [
     Fault("heads-of-one-layer", HEADS, "every = tuple(range(len(b.layers)))", "every = (0,)", HEADS, "test_statistic_is_the_best_of_all_pairs_of_heads"),
     Fault("heads-in-place-mapped", LAYERS, "return layer_map, () if in_place else head_map", "return layer_map, head_map", HEADS, "test_no_map_of_heads_that_are_where_their_layer_says"),
     Fault("choices-not-paid", HEADS, "return choosing * math.log10(self.from_b if by_a else self.from_a) + twice", "return twice", HEADS, "test_null_of_the_matched_test"),
-    Fault("repeated-heads-counted", PREPARED, "energies.reshape(len(layers), -1, head_width)[:, later] = np.nan", "pass", HEADS, "test_repeated_heads_count_once"),
+    Fault("repeated-heads-counted", "repeats", "repeated = first != np.arange(first.shape[1])", "repeated = first < 0", HEADS, "test_repeated_heads_count_once"),
+    Fault("equal-heads-not-told", "repeats", "seen.setdefault(head.tobytes(), number)", "seen.setdefault(bytes(number), number)", HEADS, "test_unrelated_models_of_repeated_heads_are_not_linked", {"shape": NARROW, "width": 4, "repeats": 8, "layer": None}),
     Fault("heads-not-in-bulk", BULK, "np.maximum(best, sums.best, out=best)", "np.minimum(best, sums.best, out=best)", BULK, DECIDED, {"device": "cpu", "many": 4096}),
     Fault("map-of-one-side", LAYERS, "sorted({*best_of_a.values(), *best_of_b.values()})", "sorted(best_of_a.values())", LAYERS, "test_layers_are_found_wherever_they_went", {"sources": [0, 0, 1, 1, 2, 2], "later": "copied"}),
     Fault("map-of-every-stack", LAYERS, "if _stacks(g) == _stacks(best_grid)]", "]", LAYERS, "test_map_is_of_the_stacks_with_the_best_test"),
