@@ -192,6 +192,12 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert run(*arguments, expect=2).stderr
 
 
+def test_a_value_that_is_no_choice_is_named_plainly(models: Path) -> None:
+    said = run("scan", str(models), "--read", "nonsense", expect=2).stderr
+    assert "'nonsense' is not one of" in said
+    assert "Value error" not in said
+
+
 def test_several_processes_are_refused(models: Path, store: str) -> None:
     done = run("scan", str(models), "--store", store, expect=2, env={**os.environ, "WORLD_SIZE": "2"})
     assert "E_WORLD" in done.stderr

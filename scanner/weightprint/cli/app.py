@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from weightprint import __version__
 from weightprint.reading import Read
 
+
+class _Commands(TyperGroup):
+    """Usage errors without the words that a validation library puts before them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="weightprint",
+    cls=_Commands,
     help="Scan directories of LLM checkpoints and say, with exact p-values, which of them share an origin.",
     no_args_is_help=True,
     add_completion=False,

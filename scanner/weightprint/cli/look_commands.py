@@ -42,6 +42,7 @@ def compare(
     from weightprint.compare import compare_pair, judge, prepare
     from weightprint.compare.direction import directions
     from weightprint.report.documents import compare_document
+    from weightprint.report.pair_lines import layers_of
     from weightprint.report.tables import comparison_view
     from weightprint.scan import LazyEngine, distinct_names, fingerprint_of
 
@@ -59,7 +60,8 @@ def compare(
     if json:
         write_json(compare_document(comparison, found, confirmation))
     else:
-        show_view(comparison_view(comparison, found.get((comparison.a, comparison.b)), confirmation))
+        direction = found.get((comparison.a, comparison.b))
+        show_view(comparison_view(comparison, direction, confirmation, layers_of(first, second)))
     incomplete = any(fingerprint.status != "complete" for fingerprint in (first, second))
     raise typer.Exit(exits.exit_code([], None, incomplete))
 

@@ -74,6 +74,9 @@ UNRELATED_RATIO, UNRELATED_SHARE = 0.2, 0.05
 LARGEST_RATIO, LARGEST_RESIDUAL = 0.03, 3e-3
 LARGEST_RATIO_ALONE, LARGEST_RESIDUAL_ALONE = 0.01, 1e-3
 
+ROUNDING = 5e-4
+"""Residual below which a sentence gives no figure."""
+
 FLAT = 1e-6
 """Root mean square below which a curve is the same in every layer."""
 
@@ -245,8 +248,11 @@ def sentence(agreement: Agreement, background: int) -> str:
         if background > BACKGROUND_ENOUGH
         else "taken from other models, since the report has no background"
     )
-    return (
-        f"{LAUNDERING} the curves of {', '.join(agreement.curves)} over {agreement.points} layers agree to "
-        f"{agreement.residual:.1g}, {agreement.ratio:.2g} of their own spread, and no test of the order of units "
-        f"explains it (limit {held}); this is a screen and no evidence: {ADVICE}"
+    how = (
+        f"the closest are equal to the rounding of storage (within {ROUNDING:g})"
+        if agreement.residual < ROUNDING
+        else f"the closest to {agreement.residual:.2g}, {agreement.ratio:.2g} of their own spread"
     )
+    curves = f"the curves of {', '.join(agreement.curves)} over {agreement.points} layers agree"
+    unexplained = f"no test of the order of units explains it (limit {held})"
+    return f"{LAUNDERING} {curves}, {how}, and {unexplained}; this is a screen and no evidence: {ADVICE}"

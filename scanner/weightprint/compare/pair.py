@@ -24,7 +24,9 @@ from weightprint.compare.prepared import Prepared, prepare
 from weightprint.compare.products import product_for
 from weightprint.compare.sameness import Matched, bit_equal, common, matched, within_rounding
 from weightprint.compare.screen import screen_pair
-from weightprint.data import Comparison, Fingerprint, Screen
+from weightprint.data import ATTENTION_ROLES, Comparison, Fingerprint, Screen
+
+_KINDS = {True: "attention", False: "feed-forward blocks"}  # by whether a role is one of attention
 
 KEPT = 256  # fingerprints that are kept ready for comparisons one by one
 
@@ -96,16 +98,25 @@ def _sameness(first: Prepared, second: Prepared, pair_log10_p: float | None) -> 
     formats = " and ".join(sorted({dtype for m, n in pairs for dtype in (m.dtype, n.dtype)}))
     recast = any(m.dtype != n.dtype for m, n in pairs)
     if bit_equal(a, b, pairs) and not (recast and linked):
-        return "identical", (_identical(pairs, formats), *alone)
+        return "identical", (_identical(pairs, _kinds(first, second, pairs), formats), *alone)
     if linked and within_rounding(a, b, pairs):
         how = f"stored as {formats}" if recast else f"both stored as {formats}"
-        why = f"standard deviations and unit energies agree within the rounding of storage ({how})"
+        what = f"standard deviations and unit energies of {len(pairs)} matrices ({_kinds(first, second, pairs)})"
+        why = f"{what} agree within the rounding of storage ({how})"
         return "re-encoded", ("; ".join((why, *alone)),)
     return nothing
 
 
-def _identical(pairs: Sequence[Matched], formats: str) -> str:
-    return f"every stored statistic of {len(pairs)} matrices is equal to the last bit (stored as {formats})"
+def _identical(pairs: Sequence[Matched], kinds: str, formats: str) -> str:
+    return f"every stored statistic of {len(pairs)} matrices ({kinds}) is equal to the last bit (stored as {formats})"
+
+
+def _kinds(first: Prepared, second: Prepared, pairs: Sequence[Matched]) -> str:
+    """Which matrices are spoken of, and that nothing else was read where that is so."""
+    of_attention = {m.role in ATTENTION_ROLES for m, _ in pairs}
+    kinds = " and ".join(name for own, name in _KINDS.items() if own in of_attention)
+    read = [side.fingerprint.feed_forward for side in (first, second)]
+    return f"{kinds}; nothing else was read" if read == [None, None] else kinds
 
 
 def _covered(a: Fingerprint, b: Fingerprint) -> bool:

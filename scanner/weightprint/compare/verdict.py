@@ -75,6 +75,11 @@ class Judged(LazyComparisons):
     def figures(self) -> Figures:
         return self._figures
 
+    @property
+    def flagged(self) -> BOOL:
+        """Which pairs are flagged as possible laundering, bool [pairs]; those that evidence links are not."""
+        return np.asarray(self._flagged & (self._figures.words == WORDS.index("similar-profile")))
+
     def at(self, number: int) -> Comparison:
         comparison = self.preliminary[number]
         screen = comparison.screen

@@ -17,6 +17,7 @@ from weightprint.data import Comparison, Confirmation, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
 from weightprint.report.documents import CAVEAT, forecast_bytes, incomplete, stacks, summary
+from weightprint.report.pair_lines import flag_lines, hidden_lines, map_lines
 from weightprint.report.text import figure, moment, p_text, printable, seconds, size
 from weightprint.scan import Forecast, Outcome, Report
 
@@ -30,7 +31,6 @@ VERDICT_STYLE = {
 }
 FINDINGS = ("identical", "re-encoded", "shared-origin", "similar-profile")
 MOST_ROWS = 60
-MOST_HEADS = 24
 
 
 def report_view(report: Report) -> RenderableType:
@@ -39,7 +39,8 @@ def report_view(report: Report) -> RenderableType:
 
 
 def _report_parts(report: Report) -> Iterator[RenderableType]:
-    shown = _most_telling(report.comparisons)
+    ranked = _most_telling(report.comparisons)
+    shown = [report.comparisons[number] for number in ranked]
     if shown:
         yield pair_table(shown)
         yield Text("p is corrected over all pairs tested; the score is a screen, not evidence", style="dim")
@@ -47,10 +48,7 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
         if untested:
             what = f"{_count(untested, 'pair')} not comparable: weightprint compare and the report files say why"
             yield Text(what, style="dim")
-        hidden = len(report.comparisons) - len(shown)
-        if hidden:
-            more = _count(hidden, "more pair")
-            yield Text(f"and {more} without a finding or beyond this table: --out FILE.csv has them all")
+        yield from map(Text, (*flag_lines(report.comparisons), *hidden_lines(report.comparisons, ranked)))
     for number, family in enumerate(report.families, 1):
         yield Text(f"family {number}: " + ", ".join(printable(name) for name in family.members))
         yield from (Text(f"  {printable(merge_line(merge))}") for merge in family.merges)
@@ -65,12 +63,13 @@ def _report_parts(report: Report) -> Iterator[RenderableType]:
         yield Text(CAVEAT, style="dim")
 
 
-def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Every finding if there are not too many, else as many pairs as fit; only these are put together."""
+def _most_telling(comparisons: Sequence[Comparison]) -> list[int]:
+    """Numbers of the pairs to show: every finding if there are not too many, else as many pairs as fit."""
     figures = figures_of(comparisons)
     findings = int(np.isin(figures.words, [WORDS.index(word) for word in FINDINGS]).sum())
     rows = max(MOST_ROWS, findings) if findings <= 5 * MOST_ROWS else 5 * MOST_ROWS
-    return [comparisons[number] for number in figures.ranked()[:rows].tolist()]
+    ranked: list[int] = figures.ranked()[:rows].tolist()
+    return ranked
 
 
 def pair_table(comparisons: Sequence[Comparison]) -> Table:
@@ -129,7 +128,9 @@ def _of_them(number: int) -> str:
 def merge_line(merge: Merge) -> str:
     """A merge candidate: its parents with their shares."""
     parents = " and ".join(f"{p.weight:.2f} \u00b1 {p.weight_error:.2f} {p.name}" for p in merge.parents)
-    return f"merge candidate ({merge.kind}): {merge.member} of {parents}"
+    return (
+        f"merge candidate ({merge.kind}): {merge.member} of {parents}, or relatives of them; a candidate, not a verdict"
+    )
 
 
 def lineage_lines(report: Report) -> Iterator[str]:
@@ -142,13 +143,18 @@ def lineage_lines(report: Report) -> Iterator[str]:
     for name, findings in report.declared.items():
         for finding in findings:
             if finding.finding != "silent":
-                yield f"declared: {name} names {finding.name} ({finding.source}): {finding.finding}: {finding.reason}"
+                why = finding.reason.removeprefix(f"declared {finding.name}, but ")  # which the line says already
+                yield f"declared: {name} names {finding.name} ({finding.source}): {finding.finding}: {why}"
 
 
 def comparison_view(
-    comparison: Comparison, direction: Direction | None = None, confirmation: Confirmation | None = None
+    comparison: Comparison,
+    direction: Direction | None = None,
+    confirmation: Confirmation | None = None,
+    layers: tuple[int, int] | None = None,
 ) -> RenderableType:
-    """One pair in full: verdict, reasons, tests, what reading the weights gave, screen, layer map."""
+    """One pair in full: verdict, reasons, tests, what reading the weights gave, screen, layer map. ``layers`` are how
+    many layers either side has, None where that is not known."""
     head = Text(comparison.verdict, style=VERDICT_STYLE[comparison.verdict])
     if comparison.log10_p is not None:
         head = Text.assemble(head, f"   p {p_text(comparison.log10_p)} (corrected)")
@@ -184,16 +190,7 @@ def comparison_view(
             + ", ".join(f"{role} {figure(getattr(screen, role))}" for role in "qkvo")
         )
     )
-    moved = [entry for entry in comparison.layer_map if entry[0] != entry[1]]
-    if comparison.layer_map:
-        what = ", ".join(f"{a}->{b}" for a, b, _ in moved) if moved else "layer by layer, in the same order"
-        parts.append(Text(f"layer map ({len(comparison.layer_map)} layers): {what}"))
-    if comparison.head_map:
-        heads = [f"{a}.{i}->{b}.{j}" for a, i, b, j, _ in comparison.head_map if (a, i) != (b, j)]
-        shown = ", ".join(heads[:MOST_HEADS]) + (
-            f" and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else ""
-        )
-        parts.append(Text(f"head map ({len(comparison.head_map)} heads, layer.head): {shown}"))
+    parts += map(Text, map_lines(comparison, layers))
     if direction is not None:
         stated = f"{direction.older} is older than {direction.younger}: {'; '.join(direction.cues)}"
         parts.append(Text(printable(f"direction: {direction.reason or stated}")))

@@ -156,6 +156,20 @@ def test_reading_blocks_of_one_side_changes_nothing_but_a_reason() -> None:
     ]
 
 
+def test_copies_are_said_of_the_matrices_that_were_read() -> None:
+    bare = model("a", 1, ATTENTION)
+    full = with_blocks(bare, independent(1))
+    said = {
+        what: judged(one, replace(other, name="b")).reasons[0].partition("(")[2].partition(")")[0]
+        for what, one, other in (("bare", bare, bare), ("mixed", full, bare), ("full", full, full))
+    }
+    assert said == {
+        "bare": "attention; nothing else was read",
+        "mixed": "attention",
+        "full": "attention and feed-forward blocks",
+    }
+
+
 def test_the_position_of_attention_does_not_move_with_blocks() -> None:
     """A hybrid whose first layers have no attention, read in full, against itself read with attention alone."""
     own = {(STACK, layer + 2, role): value for (_, layer, role), value in weights(1, ATTENTION).items()}

@@ -13,6 +13,7 @@ from weightprint.compare.invariants import (
     Agreements,
     agreements_of,
     flagged,
+    sentence,
 )
 from weightprint.data import Agreement
 
@@ -68,6 +69,17 @@ def test_a_laundered_copy_is_flagged_by_the_curves_that_it_kept(how: Change, kep
     assert found.verdict == "similar-profile"
     assert found.reasons[0].startswith(LAUNDERING)
     assert "--confirm" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("residual", "said"),
+    [
+        (0.0, "agree, the closest are equal to the rounding of storage (within 0.0005), and"),
+        (0.00123, "agree, the closest to 0.0012, 0.013 of their own spread, and"),
+    ],
+)
+def test_how_close_is_said_in_words_or_with_two_digits(residual: float, said: str) -> None:
+    assert said in sentence(Agreement(("q", "k"), residual, 0.0131, 6), 0)
 
 
 def test_evidence_keeps_its_word() -> None:

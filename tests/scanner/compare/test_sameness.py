@@ -78,7 +78,10 @@ def test_same_statistics_are_identical(dtype: str) -> None:
     own = weights(1, SHAPE)
     found = judged(fingerprint("a", own, dtype=dtype), fingerprint("b", own, dtype=dtype))
     assert found.verdict == "identical"
-    expected = f"every stored statistic of 16 matrices is equal to the last bit (stored as {dtype})"
+    expected = (
+        "every stored statistic of 16 matrices (attention; nothing else was read) is equal to the last bit "
+        f"(stored as {dtype})"
+    )
     assert found.reasons[0] == expected
 
 
@@ -150,7 +153,8 @@ def test_cast_is_re_encoded(source: str, target: str) -> None:
     found = judged(fingerprint("a", own, dtype=source), fingerprint("b", stored(own, target), dtype=target))
     assert found.verdict == "re-encoded"
     formats = " and ".join(sorted((source, target)))
-    expected = f"standard deviations and unit energies agree within the rounding of storage (stored as {formats})"
+    what = "standard deviations and unit energies of 16 matrices (attention; nothing else was read)"
+    expected = f"{what} agree within the rounding of storage (stored as {formats})"
     assert found.reasons[0] == expected
 
 

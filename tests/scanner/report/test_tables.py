@@ -6,16 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from compare.build import Shape, model, weights
+from compare.build import fingerprint as made
 from fingerprints import small_fingerprint
 from report.report_cases import NASTY, VERDICTS, comparison, fingerprint, nasty_report, outcome, report
 from rich.console import Console, RenderableType
 
 import tiny
+from weightprint.compare import compare_all, judge
+from weightprint.compare.invariants import ADVICE, LAUNDERING
 from weightprint.data import Comparison
 from weightprint.discover import discover
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure, read_structure
+from weightprint.lineage import DeclaredFinding
 from weightprint.report import tables
+from weightprint.report.pair_lines import flag_lines, layers_of
 from weightprint.scan import Forecast
 
 LONG = "organisation/Some-Model-Family-3.1-8B-Instruct-GPTQ-INT4-version-0.0.1"
@@ -85,14 +91,51 @@ def test_the_most_telling_pairs_are_shown_and_the_rest_counted() -> None:
     assert text.splitlines()[1].startswith("identical")
     assert text.splitlines()[2].startswith("shared-origin")
     assert text.count("\nno-evidence ") == tables.MOST_ROWS - 2
-    assert "and 142 more pairs without a finding or beyond this table: --out FILE.csv has them all" in text
+    assert "and 142 more pairs: 142 no-evidence; --out FILE.csv has them all" in text
 
 
 def test_no_finding_is_hidden_behind_the_limit() -> None:
     pairs = (*(pair(number, "shared-origin") for number in range(100)), pair(100))
     text = printed(tables.report_view(report(comparisons=pairs)))
     assert text.count("\nshared-origin  1e-9") == 100
-    assert "and 1 more pair without" in text
+    assert "and 1 more pair: 1 no-evidence; --out" in text
+
+
+def test_findings_beyond_the_table_are_counted_by_verdict() -> None:
+    pairs = (*(pair(n, "shared-origin") for n in range(320)), *(pair(n, "similar-profile") for n in range(7)), pair(0))
+    text = printed(tables.report_view(report(comparisons=pairs)), 200)
+    assert text.count("\nshared-origin ") == 5 * tables.MOST_ROWS
+    assert "and 28 more pairs: 20 shared-origin, 7 similar-profile, 1 no-evidence; --out FILE.csv" in text
+
+
+def flagged_pair(name: str) -> Comparison:
+    return replace(comparison("similar-profile", name, "b"), reasons=(f"{LAUNDERING} why", "more"))
+
+
+@pytest.mark.parametrize("number", [0, 1, 10, 13])
+def test_flagged_pairs_are_named_below_the_table(number: int) -> None:
+    pairs = (*(flagged_pair(f"a\n{n}") for n in range(number)), pair(0))
+    text = printed(tables.report_view(report(comparisons=pairs)), 600)
+    lines = [line.strip() for line in text.splitlines() if "flagged" in line]
+    if not number:
+        assert not lines
+        return
+    named = ", ".join(f"a\\n{n} - b" for n in range(min(number, 10))) + (" and 3 more" if number == 13 else "")
+    counted = "1 pair is" if number == 1 else f"{number} pairs are"
+    assert lines == [f"{counted} flagged as possible laundering (a screen, no evidence): {named}; {ADVICE}"]
+
+
+def test_flags_of_judged_pairs_are_those_of_their_reasons() -> None:
+    base = weights(1, Shape(6, 64, 48))
+    moved = {
+        key: value[::-1] if key[2] == "v" else value[:, ::-1] if key[2] == "o" else value for key, value in base.items()
+    }
+    prints = [made("a", base), made("b", moved), made("same", base), model("c", 2, Shape(6, 64, 48))]
+    judged = judge(compare_all(prints, [(i, j) for i in range(4) for j in range(i)]))
+    expected = [any(reason.startswith(LAUNDERING) for reason in own.reasons) for own in judged]
+    assert judged.flagged.tolist() == expected
+    assert sum(expected) == 2
+    assert list(flag_lines(judged)) == list(flag_lines(tuple(judged)))
 
 
 def test_what_could_not_be_analysed_is_said_with_its_reason() -> None:
@@ -126,7 +169,7 @@ def test_families_and_the_caveat_are_printed() -> None:
 
 def test_a_report_without_pairs_has_no_table_and_no_caveat() -> None:
     text = printed(tables.report_view(report(comparisons=())), 600)
-    assert "verdict" not in text
+    assert not any(line.startswith("verdict") for line in text.splitlines())
     assert "3 checkpoints found" in text
 
 
@@ -152,17 +195,54 @@ def test_a_pair_in_full(verdict: str) -> None:
     assert places.get(" test", 0) < places["seed score"]
 
 
-def test_the_layer_map_names_what_moved() -> None:
-    assert "layer map (2 layers): 1->2" in printed(tables.comparison_view(comparison("shared-origin")))
-    straight = replace(comparison("shared-origin"), layer_map=((0, 0, 9.0), (1, 1, 9.0)))
-    assert "layer map (2 layers): layer by layer, in the same order" in printed(tables.comparison_view(straight))
+def mapped(*layers: tuple[int, int]) -> Comparison:
+    return replace(comparison("shared-origin"), layer_map=tuple((a, b, 9.0) for a, b in layers))
+
+
+@pytest.mark.parametrize(
+    ("pair", "layers", "said"),
+    [
+        (mapped((0, 0), (1, 2)), None, "layer map (2 layers of a, 2 of b): 0->0, 1->2"),
+        (mapped((0, 0), (1, 1), (3, 2)), (4, 3), "layer map (3 of 4 layers of a, 3 of 3 of b): 0->0, 1->1, 3->2"),
+        (mapped((0, 0), (1, 1)), None, "layer map (2 layers of a, 2 of b): 0->0, 1->1"),
+        (mapped((0, 0), (1, 1)), (3, 3), "layer map (2 of 3 layers of a, 2 of 3 of b): 0->0, 1->1"),
+        (mapped((0, 0), (1, 1)), (2, 2), "(2 of 2 layers of a, 2 of 2 of b): layer by layer, in the same order"),
+        (mapped((0, 0), (0, 1)), (1, 2), "layer map (1 of 1 layers of a, 2 of 2 of b): 0->0, 0->1"),
+        (mapped(*((n, n) for n in range(41))), (42, 42), "of 42 of b): 41 at the same place"),
+        (mapped(*((n, n + n // 40) for n in range(41))), (41, 42), "of 42 of b): 40->41; 40 at the same place"),
+        (mapped(*((n, n + 1) for n in range(45))), (46, 46), "39->40 and 5 more"),
+    ],
+)  # fmt: skip
+def test_the_layer_map_leaves_nothing_out_unsaid(pair: Comparison, layers: tuple[int, int] | None, said: str) -> None:
+    assert f"{said}\n" in printed(tables.comparison_view(pair, layers=layers), 1000)
+
+
+def test_layers_are_counted_where_a_side_has_one_stack() -> None:
+    whole = small_fingerprint()
+    number = len({matrix.layer for matrix in whole.matrices})
+    two = replace(whole, matrices=(*whole.matrices, replace(whole.matrices[0], stack="other")))
+    assert layers_of(whole, whole) == (number, number)
+    assert layers_of(whole, two) is None
 
 
 def test_the_head_map_names_what_moved() -> None:
-    assert "head map (2 heads, layer.head): 1.2->2.0\n" in printed(tables.comparison_view(comparison("shared-origin")))
+    said = "head map (2 value heads that agree by themselves, layer.head): 0.0->0.0, 1.2->2.0\n"
+    assert said in printed(tables.comparison_view(comparison("shared-origin")))
     many = replace(comparison("shared-origin"), head_map=tuple((0, i, 0, i + 1, 9.0) for i in range(30)))
     assert "0.23->0.24 and 6 more" in printed(tables.comparison_view(many), 400)
     assert "head map" not in printed(tables.comparison_view(replace(many, head_map=())))
+
+
+def test_a_merge_candidate_is_no_verdict() -> None:
+    (family,) = report().families
+    (merge,) = family.merges
+    assert tables.merge_line(merge).endswith("other, or relatives of them; a candidate, not a verdict")
+
+
+def test_a_contradicted_claim_is_named_once() -> None:
+    finding = DeclaredFinding("README.md", "org/b", "b", "contradicts", "declared org/b, but the order says no")
+    lines = list(tables.lineage_lines(replace(report(), declared={"a": (finding,)}, directions={})))
+    assert lines == ["declared: a names org/b (README.md): contradicts: the order says no"]
 
 
 def test_folded_reasons_stay_behind_their_dash() -> None:
