@@ -31,6 +31,9 @@ BACKGROUND_ENOUGH = 20
 HIGH_PERCENTILE = 95.0
 HIGH_SCORE = 0.8
 
+NOT_REJECTED = "independent initialisation is not rejected at"
+"""How the reason of pairs begins whose order of units says nothing."""
+
 SAME_SEED = (
     "this holds for parent, child, sibling and cousin alike and does not say who derived from whom; two trainings "
     "from scratch with the same code and random seed share their initialisation too"
@@ -152,7 +155,7 @@ def _rejection(comparison: Comparison, report: _Report) -> str:
 def _no_rejection(comparison: Comparison, report: _Report) -> str:
     assert comparison.log10_p is not None
     return (
-        f"independent initialisation is not rejected at {report.alpha:g}: p = {10**comparison.log10_p:.2g} after "
+        f"{NOT_REJECTED} {report.alpha:g}: p = {10**comparison.log10_p:.2g} after "
         f"correction over {_pairs(report.tested)}"
     )
 

@@ -1,7 +1,7 @@
 """From the weights of a pair to an outcome, and what it makes of the verdict.
 
-confirmed: a test rejects independent initialisation at 1e-6, corrected over the tests made here. It is a second look
-with a level of its own beside that of the ordinary comparison. withdrawn: tests that could have proven it find nothing.
+confirmed: a test rejects independent initialisation at 1e-6, corrected over the tests made here and over two looks, of
+which the ordinary comparison was the first. withdrawn: tests that could have proven it find nothing.
 not possible: no test could be made, too few heads agree to reach the level, or heads agree in an order that no exact
 test can judge. A word that rests on evidence is never taken back, and nothing is said of intent.
 """
@@ -12,7 +12,8 @@ import math
 from dataclasses import replace
 
 from weightprint.compare.invariants import LAUNDERING
-from weightprint.compare.verdict import ALPHA, SAME_SEED
+from weightprint.compare.verdict import ALPHA, NOT_REJECTED, SAME_SEED
+from weightprint.confirm import TAKEN_BACK
 from weightprint.confirm.anatomy import Anatomy, anatomy_of
 from weightprint.confirm.exact_tests import Made, exact_tests
 from weightprint.confirm.reduction import reduce_checkpoint
@@ -28,8 +29,6 @@ CONFIRMED, WITHDRAWN, NOT_POSSIBLE = "confirmed", "withdrawn", "not possible"
 EVIDENCE = ("identical", "re-encoded", "shared-origin")
 DOUBTFUL_LOG10_P = -2.0
 """A test that cannot reach the level is not said to have found nothing where p after correction is at or below this."""
-
-TAKEN_BACK = "the flag of possible laundering is withdrawn: "
 
 DOUBTFUL_CLOSENESS = 0.01
 """Nor are networks whose heads, in whatever order, are as near to each other as this."""
@@ -106,12 +105,19 @@ def with_confirmation(comparison: Comparison, found: Confirmation) -> Comparison
         return replace(comparison, reasons=(*own, _said(found)))
     kept = tuple(reason for reason in own if not reason.startswith(LAUNDERING))
     if found.outcome == CONFIRMED:
-        reasons = (_rejection(found), SAME_SEED, *kept)
+        reasons = (_rejection(found), SAME_SEED, *(_beside_a_rejection(reason, comparison) for reason in kept))
         return replace(comparison, verdict="shared-origin", log10_p=found.log10_p, reasons=reasons)
     if found.outcome == WITHDRAWN and len(kept) < len(own):
         word = "not-comparable" if comparison.log10_p is None else "no-evidence"
         return replace(comparison, verdict=word, reasons=(_said(found, TAKEN_BACK), *kept))
     return replace(comparison, reasons=(*own, _said(found)))
+
+
+def _beside_a_rejection(reason: str, comparison: Comparison) -> str:
+    """What the first look found, said so that it does not contradict the second."""
+    if comparison.log10_p is None or not reason.startswith(NOT_REJECTED):
+        return reason
+    return f"the order of attention's units alone does not reject it: p = {10**comparison.log10_p:.2g}"
 
 
 def _corrected(test: ConfirmTest) -> float:
@@ -128,8 +134,8 @@ def _rejection(found: Confirmation) -> str:
     units = f"{best.blocks} blocks" if best.count is None else f"{best.statistic} of {best.count} heads in place"
     return (
         f"independent initialisation is rejected: p <= 1e{math.ceil(found.log10_p)} after correction over "
-        f"{len(found.tests)} tests of the weights (test {best.name}, {units}); the order of the attention's units was "
-        "changed or lost, which the tests of that order cannot see through"
+        f"{len(found.tests)} tests of the weights, the second of two looks (test {best.name}, {units}); the tests "
+        "of the order of attention's units did not see it"
     )
 
 
@@ -140,7 +146,9 @@ def _said(found: Confirmation, taken_back: str = "") -> str:
     best = _best(found)
     assert found.log10_p is not None
     p = f"p = {10**found.log10_p:.2g}" if found.log10_p > -4 else f"p <= 1e{math.ceil(found.log10_p)}"
-    tested = f"{p} after correction over {len(found.tests)} tests of the weights (test {best.name})"
+    tested = (
+        f"{p} after correction over {len(found.tests)} tests of the weights, the second of two looks (test {best.name})"
+    )
     if found.outcome == CONFIRMED:
         return f"reading the weights says the same: {tested}"
     if found.outcome == WITHDRAWN:

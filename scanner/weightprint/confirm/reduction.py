@@ -10,7 +10,10 @@ Kept of it, all blind to scale:
 * ``spectra``: of every query head the logarithms of the singular values of W_O W_V and of W_Q^T W_K, each about its
   mean, float64 [heads, figures] per layer. They stay what they are under V A and O A^-1 with any invertible A, scales,
   and rotations of the residual stream: W_O W_V itself is then only turned (METHOD: eigenvalues of (V V^T)(O^T O), which
-  is as small as a head is wide).
+  is as small as a head is wide). Where key-value heads repeat each other (grouped attention written out in full), heads
+  are exchangeable only in nests that no shape tells: ``repeated`` says so, and the heads test is not made.
+
+Sums and products are float64: no weight that float32 can hold overflows them.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ OFFSET_GAINS = ("gemma", "nemotron", "qwen3_next", "recurrent_gemma")
 LEAST_SINGULAR = math.log(1e-3)
 """Below this share of the largest, singular values are rounding; logarithms are held at it."""
 
-_ROWS = 2**14  # of an embedding, squared at once
+REPEATED = 1e-3
+"""Two key-value heads of a layer are one, repeated, if their rows or Gram matrices differ by at most this share."""
+
+_ROWS = 2**12  # of a matrix, squared at once
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Reduced:
     spectra: tuple[HeadSpectra, ...]
     layers: tuple[int, ...]
     missing: tuple[str, ...] = ()
+    repeated: str | None = None
 
 
 @dataclass
@@ -69,13 +76,18 @@ class _Sums:
     hidden: dict[str, list[FLOAT32]] = field(default_factory=dict)
     spectra: list[HeadSpectra] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
 
-    def add(self, part: str, energies: Tensor) -> None:
-        """Energies over the residual stream, one matrix's."""
+    def add(self, part: str, energies: FLOAT64, width: int, place: str) -> None:
+        """Energies over the residual stream, one matrix's, float64 [width]."""
+        if len(energies) != width:
+            self.missing.append(f"{place}: {part} is {len(energies)} wide, not {width} as the residual stream")
+            return
         total = float(energies.sum())
-        if total > 0:
-            share = (energies / total).double().cpu().numpy()
-            self.residual[part] = self.residual.get(part, 0) + share
+        if not math.isfinite(total):
+            self.missing.append(f"{place}: {part} holds weights too large to add up")
+        elif total > 0:
+            self.residual[part] = self.residual.get(part, 0) + energies / total
 
 
 def reduce_checkpoint(anatomy: Anatomy, model_type: str, device: str) -> Reduced:
@@ -87,10 +99,7 @@ def reduce_checkpoint(anatomy: Anatomy, model_type: str, device: str) -> Reduced
         _feed_forward(parts, anatomy.width, offset, device, sums)
     embedding = None if anatomy.embedding is None else tensor_weights(anatomy.embedding, device)
     if embedding is not None:
-        energies = embedding.new_zeros(embedding.shape[1])
-        for first in range(0, len(embedding), _ROWS):
-            energies += embedding[first : first + _ROWS].square().sum(0)
-        sums.add("embedding", energies)
+        sums.add("embedding", _energies(embedding, None)[1], anatomy.width, "embedding")
     number = len(anatomy.layers)
     hidden = {
         channel: np.stack(rows)
@@ -98,9 +107,9 @@ def reduce_checkpoint(anatomy: Anatomy, model_type: str, device: str) -> Reduced
         if len(rows) == number and len({len(row) for row in rows}) == 1
     }
     layers = tuple(parts.layer for parts in anatomy.layers)
-    return Reduced(
-        anatomy.width, sums.residual, hidden, tuple(sums.spectra), layers, tuple(dict.fromkeys(sums.missing))
-    )
+    said = f"key-value heads of layer {sums.repeated[0]} are repeated" if sums.repeated else None
+    missing = tuple(dict.fromkeys(sums.missing))
+    return Reduced(anatomy.width, sums.residual, hidden, tuple(sums.spectra), layers, missing, said)
 
 
 def _gain(spec: TensorSpec | None, width: int, offset: float, device: str) -> Tensor | None:
@@ -108,57 +117,128 @@ def _gain(spec: TensorSpec | None, width: int, offset: float, device: str) -> Te
     if spec is None or spec.shape != (width,):
         return None
     gain = tensor_weights(spec, device)
-    return None if gain is None else gain + offset
+    return None if gain is None else gain.double() + offset
+
+
+def _energies(own: Tensor, gain: Tensor | None) -> tuple[FLOAT64, FLOAT64]:
+    """Sums of squares of rows and of columns, columns times the gain first, float64 [out] and [in]."""
+    import torch
+
+    rows, columns = [], own.new_zeros(own.shape[1], dtype=torch.float64)
+    for first in range(0, len(own), _ROWS):
+        tile = own[first : first + _ROWS].double()
+        squares = (tile if gain is None else tile * gain).square()
+        rows.append(squares.sum(1))
+        columns += squares.sum(0)
+    return torch.cat(rows).cpu().numpy(), columns.cpu().numpy()
 
 
 def _attention(parts: LayerParts, width: int, offset: float, device: str, sums: _Sums) -> None:
     gain = _gain(parts.attention_norm, width, offset, device)
     weights = {}
+    place = f"layer {parts.layer}"
     for role in "qkvo":
         own = matrix_weights(parts.attention[role], device)
         if own is None:
-            sums.missing.append(f"layer {parts.layer} {role} holds weights that are not finite")
+            sums.missing.append(f"{place} {role} holds weights that are not finite")
             continue
-        weights[role] = own if role == "o" or gain is None or own.shape[1] != width else own * gain
+        scaled = role != "o" and gain is not None and own.shape[1] == width
+        weights[role] = own.double() * gain if scaled and gain is not None else own
         if role == "o":
-            sums.add("output of attention", own.square().sum(1))
+            sums.add("output of attention", _energies(own, None)[0], width, place)
         elif own.shape[1] == width:
-            sums.add("input of values" if role == "v" else "input of queries and keys", weights[role].square().sum(0))
+            part = "input of values" if role == "v" else "input of queries and keys"
+            sums.add(part, _energies(weights[role], None)[1], width, place)
     head_width = parts.attention["o"].head_width or parts.attention["v"].head_width
     if len(weights) == len("qkvo") and head_width:
+        _heads_of_layer(parts.layer, weights, head_width, sums)
+
+
+def _heads_of_layer(layer: int, weights: Mapping[str, Tensor], head_width: int, sums: _Sums) -> None:
+    from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+    try:
         spectra = head_spectra(weights, head_width)
-        if spectra is not None:
-            groups, figures = spectra
-            sums.spectra.append(HeadSpectra(parts.layer, groups, len(figures) // groups, figures))
+    except LinAlgError:
+        sums.missing.append(f"layer {layer}: the singular values of its heads cannot be computed")
+        return
+    if spectra is None:
+        return
+    groups, figures = spectra
+    sums.spectra.append(HeadSpectra(layer, groups, len(figures) // groups, figures))
+    if any(len(weights[role]) % groups == 0 and _are_repeated(weights[role], groups) for role in "kv"):
+        sums.repeated.append(layer)
+
+
+def _are_repeated(rows: Tensor, heads: int) -> bool:
+    """Whether two heads of a matrix [heads * head, in] are one within rounding, as they are or in their Gram matrices,
+    which a rotation of what they read leaves alone."""
+    import torch
+
+    rows = rows / rows.abs().amax().clamp(min=torch.finfo(rows.dtype).tiny)
+    for own in (rows.reshape(heads, -1).double(), _grams(rows, heads).flatten(1)):
+        products = own @ own.T
+        energies = products.diagonal()
+        apart = energies[:, None] + energies[None] - 2 * products
+        near = apart <= REPEATED**2 * torch.maximum(energies[:, None], energies[None])
+        if bool(near.triu(diagonal=1).any()):
+            return True
+    return False
 
 
 def _feed_forward(parts: LayerParts, width: int, offset: float, device: str, sums: _Sums) -> None:
     gain = _gain(parts.feed_forward_norm, width, offset, device)
+    place = f"layer {parts.layer}"
+    if fault := feed_forward_fault(parts, width):
+        sums.missing.append(f"{place}: feed-forward left out, {fault}")
+        return
     for role, own in feed_forward_weights(parts, width, device).items():
-        if role == "down":
-            sums.add("output of feed-forward", own.square().sum(1))
-            energies = own.square().sum(0)
-        else:
-            read = own if gain is None else own * gain
-            sums.add("input of feed-forward", read.square().sum(0))
-            energies = read.square().sum(1)
-        sums.hidden.setdefault(role, []).append(energies.float().cpu().numpy())
+        rows, columns = _energies(own, None if role == "down" else gain)
+        stream, units = (rows, columns) if role == "down" else (columns, rows)
+        sums.add(f"{'output' if role == 'down' else 'input'} of feed-forward", stream, width, place)
+        if float(units.max()) > float(np.finfo(np.float32).max):
+            sums.missing.append(f"{place}: {role} holds weights too large to add up")
+            continue
+        sums.hidden.setdefault(role, []).append(units.astype(np.float32))
+
+
+def _stream_axes(parts: LayerParts, width: int) -> dict[str, int]:
+    """Role -> which axis of its tensor is the residual stream, of those where only one can be."""
+    return {
+        role: 0 if spec.shape[0] == width else 1
+        for role, spec in parts.feed_forward.items()
+        if (spec.shape[0] == width) != (spec.shape[1] == width)
+    }
+
+
+def feed_forward_fault(parts: LayerParts, width: int) -> str | None:
+    """Why a layer's feed-forward is not what its names say, or None. What is called up may hold gate and up at once
+    (ChatGLM), so that its rows are no hidden units: each of gate and up has as many rows as down has columns."""
+    units = {role: parts.feed_forward[role].shape[1 - axis] for role, axis in _stream_axes(parts, width).items()}
+    if not units:
+        return None
+    if "down" not in units:
+        return f"no down that {', '.join(sorted(units))} can be checked against"
+    expected = {"gate": units["down"], "up": units["down"], "gate_up": 2 * units["down"]}
+    for role, number in units.items():
+        if role != "down" and number != expected[role]:
+            return f"{role} has {number} outputs and down takes {units['down']}"
+    return None
 
 
 def feed_forward_weights(
     parts: LayerParts, width: int, device: str, roles: Sequence[str] = ("gate", "up", "gate_up", "down")
 ) -> dict[str, Tensor]:
-    """The matrices of a layer's feed-forward as float32 [out, in], by role: gate, up, down. Only tensors of ``roles``
-    are read."""
+    """The matrices of a layer's feed-forward as float32 [out, in], by role: gate, up, down; none where the layer has a
+    fault. Only tensors of ``roles`` are read."""
     found: dict[str, Tensor] = {}
-    for role, spec in parts.feed_forward.items():
-        if role not in roles or (spec.shape[0] == width) == (spec.shape[1] == width):
-            continue  # either axis could be the residual stream, or none
-        own = tensor_weights(spec, device)
+    if feed_forward_fault(parts, width):
+        return found
+    for role, axis in _stream_axes(parts, width).items():
+        own = tensor_weights(parts.feed_forward[role], device) if role in roles else None
         if own is None:
             continue
-        stream = 0 if role == "down" else 1
-        own = own if spec.shape[stream] == width else own.T
+        own = own if axis == (0 if role == "down" else 1) else own.T
         if role == "gate_up":
             found["gate"], found["up"] = own.chunk(2)
         else:
@@ -167,7 +247,10 @@ def feed_forward_weights(
 
 
 def head_spectra(weights: Mapping[str, Tensor], head_width: int) -> tuple[int, FLOAT64] | None:
-    """Key-value heads, and figures float64 [query heads, figures]; None where heads do not divide the matrices."""
+    """Key-value heads, and figures float64 [query heads, figures]; None where heads do not divide the matrices. Raises
+    torch.linalg.LinAlgError where singular values cannot be computed."""
+    from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
     q, k, v, o = (weights[role] for role in "qkvo")
     heads, rest = divmod(o.shape[1], head_width)
     groups, left = divmod(v.shape[0], head_width)
@@ -178,7 +261,10 @@ def head_spectra(weights: Mapping[str, Tensor], head_width: int) -> tuple[int, F
     if q.shape[0] % heads == 0 and q.shape[0] // heads * groups == k.shape[0] and q.shape[1] == k.shape[1]:
         key_grams = _grams(k, groups).repeat_interleave(heads // groups, 0)
         figures.append(_log_spectrum(key_grams, _grams(q, heads)))
-    return groups, np.concatenate(figures, axis=1)
+    found = np.concatenate(figures, axis=1)
+    if not np.isfinite(found).all():
+        raise LinAlgError("singular values are not finite")
+    return groups, found
 
 
 def _grams(rows: Tensor, heads: int) -> Tensor:
@@ -191,6 +277,7 @@ def _log_spectrum(first: Tensor, second: Tensor) -> FLOAT64:
     """Logarithms of the singular values of products whose Gram matrices these are, about their mean, [heads, width]."""
     import torch
 
+    first, second = (own / own.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-300) for own in (first, second))
     values, vectors = torch.linalg.eigh(first)
     root = vectors * values.clamp(min=0).sqrt().unsqueeze(1)
     squares = torch.linalg.eigvalsh(root.transpose(1, 2) @ second @ root).clamp(min=0)

@@ -43,7 +43,7 @@ def match_units(a: Anatomy, b: Anatomy, device: str) -> UnitMatching | str:
         if any(not {"gate", "up"} <= side.keys() for side in sides):
             continue
         first, second = sides
-        if first["gate"].shape != second["gate"].shape or first["up"].shape != second["up"].shape:
+        if len({own[role].shape for own in sides for role in ("gate", "up")}) > 1:
             continue
         if len(first["gate"]) > MOST_UNITS:
             return f"units not matched: {len(first['gate'])} hidden units, {MOST_UNITS} at most"

@@ -13,6 +13,7 @@ from weightprint.compare import WORDS, figures_of, prepare, words_of
 from weightprint.compare.copies import copies_of
 from weightprint.compare.direction import Direction
 from weightprint.compare.families import Merge
+from weightprint.confirm import TAKEN_BACK
 from weightprint.data import Comparison, Confirmation, Fingerprint, MatrixStats
 from weightprint.errors import Notice
 from weightprint.fingerprint import Structure
@@ -182,7 +183,9 @@ def comparison_view(
                 f"{test.log10_factor:.2f}",
             )
         parts.append(table)
-    parts += [] if confirmation is None else _confirmation_parts(confirmation)
+    if confirmation is not None:
+        taken_back = any(reason.startswith(TAKEN_BACK) for reason in comparison.reasons)
+        parts += _confirmation_parts(confirmation, taken_back)
     screen = comparison.screen
     parts.append(
         Text(
@@ -198,9 +201,11 @@ def comparison_view(
     return Group(*parts)
 
 
-def _confirmation_parts(confirmation: Confirmation) -> Iterator[RenderableType]:
-    """What reading the weights gave: outcome, tests, the matching of units, what could not be tested."""
-    yield Text(f"confirm: {confirmation.outcome}", style="bold")
+def _confirmation_parts(confirmation: Confirmation, taken_back: bool) -> Iterator[RenderableType]:
+    """What reading the weights gave: outcome, tests, the matching of units, what could not be tested. Without a flag
+    that was ``taken_back`` there was nothing to withdraw."""
+    nothing = confirmation.outcome == "withdrawn" and not taken_back
+    yield Text(f"confirm: {'nothing found' if nothing else confirmation.outcome}", style="bold")
     if confirmation.tests:
         table = Table(box=None, header_style="bold")
         table.add_column("test of the weights")
@@ -215,7 +220,7 @@ def _confirmation_parts(confirmation: Confirmation) -> Iterator[RenderableType]:
     if matching is not None:
         yield Text(
             f"{matching.agreeing} of {matching.units} hidden units in {_count(matching.layers, 'layer')} find the same "
-            "partner by gate and by up (a figure, no proof)"
+            f"partner by gate and by up (about {matching.layers} by chance; a figure, no proof)"
         )
     yield from (Text(printable(f"  {reason}")) for reason in confirmation.reasons)
 

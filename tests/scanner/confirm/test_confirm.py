@@ -80,7 +80,10 @@ def test_the_command_turns_a_flag_into_a_verdict(tmp_path: Path, call: Call) -> 
     assert after["confirm"]["outcome"] == "confirmed"
     assert after["log10_p"] == after["confirm"]["log10_p"] <= -6
     assert after["pair_log10_p"] == before["pair_log10_p"]
-    assert "tests of the weights" in after["reasons"][0]
+    assert "tests of the weights, the second of two looks" in after["reasons"][0]
+    assert "did not see it" in after["reasons"][0]
+    assert any(reason.startswith("the order of attention's units alone does not") for reason in after["reasons"])
+    assert not any("is not rejected" in reason for reason in after["reasons"])
     assert not any(reason.startswith(LAUNDERING) for reason in after["reasons"])
     assert not any(word in out.lower() for word in ACCUSING)
     for test in after["confirm"]["tests"]:
@@ -103,6 +106,17 @@ def test_the_command_takes_a_flag_back(tmp_path: Path, call: Call) -> None:
     assert (code, document["verdict"], document["confirm"]["outcome"]) == (0, "no-evidence", "withdrawn")
     assert document["reasons"][0].startswith("the flag of possible laundering is withdrawn")
     assert "no proof of independence" in document["reasons"][0]
+    assert "confirm: withdrawn" in call("compare", a, b, "--confirm", "--device", "cpu")[1]
+
+
+def test_without_a_flag_nothing_is_said_to_be_withdrawn(tmp_path: Path, call: Call) -> None:
+    a, b = (save(tmp_path / str(seed), network(seed)) for seed in (1, 2))
+    assert json.loads(call("compare", a, b, "--confirm", "--device", "cpu", "--json")[1])["confirm"]["outcome"] == (
+        "withdrawn"
+    )
+    out = call("compare", a, b, "--confirm", "--device", "cpu")[1]
+    assert "confirm: nothing found" in out
+    assert "(about 6 by chance; a figure, no proof)" in " ".join(out.split())
 
 
 def test_the_table_shows_what_was_tested(tmp_path: Path, call: Call) -> None:
@@ -135,7 +149,12 @@ def test_a_fingerprint_has_no_weights_to_read(tmp_path: Path, call: Call) -> Non
     ("changes", "missing"),
     [
         ({"model_type": "whisper"}, "residual"),
+        ({"model_type": "some-new-family"}, "residual"),
+        ({"model_type": "some-new-family"}, "heads"),
+        ({"model_type": "bloom"}, "heads"),
+        ({"vision_config": {"model_type": "vit_mae"}}, "residual"),
         ({"model_type": None}, "residual"),
+        ({"model_type": None}, "heads"),
         ({"sinusoidal_pos_embds": True}, "residual"),
         ({"alibi": True}, "heads"),
         ({"position_embedding_type": "alibi"}, "heads"),

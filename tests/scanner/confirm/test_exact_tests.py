@@ -29,7 +29,7 @@ def drawn(seed: int, layers: int = 8, heads: tuple[int, int] = (4, 2), width: in
             layer,
             *heads,
             shape * (1 + layer / layers) + 0.3 * generator.standard_t(3, size=(heads[0] * heads[1], 1)) * shape
-            + 0.05 * generator.normal(size=(heads[0] * heads[1], 12)),
+            + 0.8 * generator.normal(size=(heads[0] * heads[1], 12)),
         )
         for layer in range(layers)
     )  # fmt: skip
@@ -80,9 +80,9 @@ def test_a_network_and_what_training_makes_of_it() -> None:
     assert made.closeness < 0.3
 
 
-def test_every_test_pays_for_all() -> None:
+def test_every_test_pays_for_all_and_for_the_first_look() -> None:
     made = exact_tests(drawn(1), drawn(2), ALLOWED, LEVEL)
-    assert {test.log10_factor for test in made.tests} == {math.log10(len(made.tests))}
+    assert {test.log10_factor for test in made.tests} == {math.log10(len(made.tests)) + math.log10(2)}
 
 
 def test_the_same_vector_is_as_unlikely_as_its_permutations() -> None:
@@ -115,6 +115,25 @@ def test_copied_layers_count_once() -> None:
         for x, y in ((a, b), (doubled(a), doubled(b)))
     )
     assert plain == twice
+
+
+def test_near_copies_of_layers_count_once() -> None:
+    """Layers repeated and trained apart would have their matching counted twice."""
+    base = drawn(1, layers=4)
+    generator = np.random.default_rng(3)
+    again = tuple(
+        replace(own, layer=own.layer + 4, figures=own.figures + 0.1 * generator.normal(size=own.figures.shape))
+        for own in base.spectra
+    )
+    doubled = replace(base, spectra=(*base.spectra, *again), layers=tuple(range(8)))
+    assert [t.count for t in exact_tests(doubled, doubled, ALLOWED, LEVEL).tests if t.name == "heads"] == [4 * 8]
+
+
+def test_repeated_key_value_heads_are_not_tested() -> None:
+    base = drawn(1)
+    made = exact_tests(base, replace(base, repeated="key-value heads of layer 3 are repeated"), ALLOWED, LEVEL)
+    assert "heads" not in by_name(made)
+    assert "heads test not made: key-value heads of layer 3 are repeated" in made.reasons
 
 
 def test_too_few_heads_are_said_to_be_too_few() -> None:
