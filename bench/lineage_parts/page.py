@@ -245,7 +245,7 @@ SECTIONS = (_separation, _uniformity, _kinds, _drift, _clustering, _beside, _con
 
 
 def _plain(value: float | None, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value + 0.0:.{digits}f}"  # no minus before a zero
 
 
 def _range(ends: Sequence[float], digits: int) -> str:

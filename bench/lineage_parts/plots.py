@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "weightprint"
@@ -38,9 +39,11 @@ def draw_null(place: Mapping[str, Any], file: Path) -> None:
     """Sorted p of layer pairs of unrelated models against what is expected of uniform ones."""
     figure, axes = pyplot.subplots(figsize=SIZE)
     p = place["null"]
-    expected = [(number + 0.5) / len(p) for number in range(len(p))]
-    axes.loglog(expected, p, ".", markersize=3)
-    axes.loglog([expected[0], 1], [expected[0], 1], linewidth=0.8, color="grey")
+    # Points so close that they would lie on each other are left out.
+    shown = np.unique(np.geomspace(1, len(p), 200).astype(int)) - 1
+    least = 0.5 / len(p)
+    axes.loglog((shown + 0.5) / len(p), [p[number] for number in shown], ".", markersize=4)
+    axes.loglog([least, 1], [least, 1], linewidth=0.8, color="grey")
     axes.set_xlabel("expected p")
     axes.set_ylabel("p of layer pairs of unrelated models")
     _save(figure, file)
